@@ -1,0 +1,58 @@
+"""Errors, attributed once: the user's input, the infrastructure, or the verifier.
+
+An infrastructure or verifier error becomes a verdict without a reward (``infra_error``,
+``verifier_error``); it never becomes a reward of 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class M2GymError(Exception):
+    """Base of every error m2gym raises on purpose."""
+
+
+class InputError(M2GymError, ValueError):
+    """What the caller passed cannot be used; the message says what was expected."""
+
+
+class UnknownIdError(InputError, LookupError):
+    """No such id; the message names the nearest known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        if near:
+            hint = "did you mean " + " or ".join(repr(n) for n in near) + "?"
+        elif self.known:
+            shown = ", ".join(self.known[:12]) + (", …" if len(self.known) > 12 else "")
+            hint = f"known: {shown}"
+        else:
+            hint = "none is registered"
+        super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+
+class EpisodeOverError(InputError):
+    """The episode has ended (or none was begun): call ``reset`` first."""
+
+
+class CapabilityError(InputError):
+    """A task asks for a capability that the chosen workspace does not have."""
+
+
+class InfraError(M2GymError):
+    """A box, a download, a disk or an engine failed; never the agent's fault, never a reward."""
+
+
+class WorkspaceLostError(InfraError):
+    """The box died or could not be started."""
+
+
+class DownloadError(InfraError):
+    """Files of a task could not be fetched, or what came has another hash."""
+
+
+class VerifierError(M2GymError):
+    """Grading itself failed; the episode has no reward."""

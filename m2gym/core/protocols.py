@@ -1,0 +1,157 @@
+"""The contracts six actors share: a person, a scaffold, a black-box program, trainers, verl."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from m2gym.core.task import PreparedTask, Task
+from m2gym.core.tools import ToolSchema
+from m2gym.core.trajectory import Completion, Trajectory
+from m2gym.core.verdict import Stop, Verdict
+from m2gym.core.workspace import Workspace
+
+Action = str | dict[str, Any]
+"""A shell command, or a tool call ``{"name": …, "arguments": {…}}``."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an action gave. ``done`` is set when it (or a limit) ended the episode."""
+
+    text: str
+    reward: float = 0.0
+    done: bool = False
+    stop: Stop | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an engine samples; ``None`` leaves the choice to the engine."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenOutput:
+    """Generated ids with the logprob of the temperature-scaled full distribution."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    weight_versions: tuple[int, ...]
+    stop_reason: str
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Messages and tools in OpenAI's form."""
+
+    messages: Sequence[dict[str, Any]]
+    tools: Sequence[ToolSchema] = ()
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a streamed answer; the last one carries the completion."""
+
+    text: str = ""
+    thinking: str = ""
+    completion: Completion | None = None
+
+
+class Session(Protocol):
+    """All model calls of one episode."""
+
+    id: str
+
+    @property
+    def completions(self) -> Sequence[Completion]: ...
+
+
+class Model(Protocol):
+    """Messages → `Completion`."""
+
+    def stream(self, request: ModelRequest, session: Session) -> AsyncIterator[Delta]: ...
+
+
+class Engine(Protocol):
+    """Token ids → token ids with logprobs."""
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, session_id: str
+    ) -> TokenOutput: ...
+    async def abort(self, session_id: str) -> None: ...
+    async def pause(self) -> None: ...
+    async def update_weights(self, version: int) -> None: ...
+    async def resume(self) -> None: ...
+
+
+class ChatFormat(Protocol):
+    """Messages ↔ token ids. ``extend`` gives the new ids, or ``None`` when history changed."""
+
+    def render(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[ToolSchema]
+    ) -> list[int]: ...
+    def parse(self, ids: Sequence[int]) -> dict[str, Any]: ...
+    def extend(
+        self, node: Sequence[int], messages: Sequence[dict[str, Any]]
+    ) -> list[int] | None: ...
+
+
+class Episode(Protocol):
+    """One attempt at one task: what an environment, the driver and every scaffold hold.
+
+    ``deadline`` is seconds since the epoch, ``None`` without a wall limit. The model session joins
+    with the gateway; agents that call no model have none.
+    """
+
+    id: str
+    prepared: PreparedTask
+    workspace: Workspace
+    deadline: float | None
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def tools(self) -> list[ToolSchema]: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def first_observation(self) -> str: ...
+    @property
+    def session(self) -> Session | None: ...
+
+    async def act(self, action: Action) -> Observation:
+        """Do one action. Malformed ones raise `InputError` and leave the episode usable."""
+        ...
+
+    async def submit(self, stop: Stop = "submitted") -> Verdict:
+        """End the episode and grade it once; later calls give the same verdict."""
+        ...
+
+    async def fork(self, n: int) -> list[Episode]: ...
+    async def close(self) -> None: ...
+    def trajectory(self) -> Trajectory: ...
+
+
+@runtime_checkable
+class Scaffold(Protocol):
+    """The program around the model: acts in an episode until it is satisfied."""
+
+    name: str
+
+    async def run(self, episode: Episode) -> None: ...
+
+
+class Backend(Protocol):
+    """Where models run."""
+
+    def model(self, spec: str) -> Model: ...

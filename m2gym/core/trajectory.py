@@ -1,0 +1,70 @@
+"""The record of an episode: completions (token ids), steps (actions), and the verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from m2gym.core.task import Frozen
+from m2gym.core.verdict import Verdict
+
+SCHEMA_VERSION = 1
+
+
+class Usage(Frozen):
+    """What an episode consumed."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+class Completion(Frozen):
+    """One (state, action) pair: the prompt a model saw and the tokens it answered.
+
+    ``logprobs`` and ``weight_versions`` have one entry a response token; ``parent`` is the index
+    of the completion whose tokens this prompt extends, ``None`` at a root.
+    """
+
+    prompt_ids: tuple[int, ...] = ()
+    response_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    weight_versions: tuple[int, ...] = ()
+    parent: int | None = None
+    message: dict[str, Any] = Field(default_factory=dict)
+
+
+class Step(Frozen):
+    """One action in the environment and what came of it; ``seconds`` is wall time."""
+
+    action: str | dict[str, Any]
+    observation: str
+    reward: float = 0.0
+    seconds: float = 0.0
+    info: dict[str, Any] = Field(default_factory=dict)
+
+
+class Trajectory(Frozen):
+    """Everything of one episode; one JSON line of a run folder."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    env: str
+    task: str
+    task_hash: str
+    agent: str
+    model: str | None = None
+    attempt: int = 0
+    seed: int | None = None
+    workspace: str = ""
+    started: str = Field("", description="ISO 8601, UTC")
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="wall time by phase: start, agent, grade"
+    )
+    completions: tuple[Completion, ...] = ()
+    steps: tuple[Step, ...] = ()
+    usage: Usage = Usage()
+    verdict: Verdict
+    error: str | None = Field(None, description="the cause, when status is not ok")
+    parent: str | None = Field(None, description="id of the episode this one was forked from")
