@@ -1,0 +1,1 @@
+"""Statistics over trajectories and the tables that show them. Imports core only."""

@@ -1,0 +1,1 @@
+"""Agents: programs that act in an episode until they are satisfied. See README.md."""

@@ -1,0 +1,85 @@
+"""From the text after ``--agent`` to a scaffold, and from a scaffold to what a run records."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from m2gym.core.errors import InputError
+from m2gym.core.protocols import Scaffold
+from m2gym.core.registry import SCAFFOLDS
+
+
+def parse_agent(text: str, model: str | None = None) -> Scaffold:
+    """A scaffold from ``id``, ``id:argument`` or ``module:Class``.
+
+    The argument goes to the class's ``from_argument``. A ``module`` is looked for in the current
+    folder too. ``model`` goes to scaffolds that take one.
+
+    Raises:
+        UnknownIdError: no such scaffold; it names the nearest.
+        InputError: the scaffold takes no argument or no model, or refuses what it was given.
+    """
+    name, colon, argument = text.partition(":")
+    if name not in SCAFFOLDS and colon and argument.isidentifier():
+        kind, colon, argument = _imported(name, argument), "", ""
+    else:
+        kind = SCAFFOLDS.get(name)
+    options: dict[str, Any] = {}
+    if model is not None:
+        if "model" not in inspect.signature(kind).parameters:
+            raise InputError(f"agent {name!r} calls no model; leave the model {model!r} out")
+        options["model"] = model
+    if not colon:
+        scaffold = kind(**options)
+    elif hasattr(kind, "from_argument"):
+        scaffold = kind.from_argument(argument, **options)
+    else:
+        raise InputError(f"agent {name!r} takes no argument, got {argument!r}")
+    return check_scaffold(scaffold)
+
+
+def check_scaffold(value: Any) -> Scaffold:
+    """``value`` as a scaffold, or `InputError` that says what it lacks."""
+    if isinstance(value, Scaffold) and inspect.iscoroutinefunction(value.run):
+        return value
+    raise InputError(
+        f"an agent is an id such as 'gold' or an object with a `name` and `async run(episode)`, "
+        f"got {value!r}"
+    )
+
+
+def describe(scaffold: Scaffold) -> dict[str, Any]:
+    """The name and settings that make two runs comparable; goes into ``run.json``."""
+    settings: dict[str, Any] = {}
+    if dataclasses.is_dataclass(scaffold) and not isinstance(scaffold, type):
+        settings = dataclasses.asdict(scaffold)
+    elif hasattr(scaffold, "model_dump"):
+        settings = scaffold.model_dump(mode="json")
+    settings.pop("name", None)
+    kind = type(scaffold)
+    return {
+        "name": scaffold.name,
+        "class": f"{kind.__module__}:{kind.__qualname__}",
+        "settings": settings,
+    }
+
+
+def _imported(module: str, name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            return SCAFFOLDS.get(module)
+        raise
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise InputError(f"module {module!r} has no {name!r}") from None
