@@ -1,0 +1,1 @@
+"""Sources of tasks: real repositories from the package registry, folders of tasks, and lists."""

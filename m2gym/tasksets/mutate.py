@@ -1,0 +1,318 @@
+"""A seeded mutator: one realistic mistake at one place, the rest of the file untouched.
+
+An operator lists its *places* in a file, in order; each is a stretch of the source and what could
+stand there instead. The change is made in the text, at the syntax node's position, so comments,
+layout and line ends elsewhere stay as they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import codecs
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from m2gym.core.errors import InputError, UnknownIdError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes ``start:end`` of a file, and what could stand there instead (at least one)."""
+
+    start: int
+    end: int
+    choices: tuple[bytes, ...]
+    scope: str
+    """Dotted name of the enclosing classes and functions, empty at the module's level."""
+
+
+class Module:
+    """A parsed source file that knows the byte offsets and the scope of its nodes."""
+
+    def __init__(self, source: bytes) -> None:
+        self.source = source
+        self.tree = ast.parse(source)
+        self._lines = [0]
+        for line in source.splitlines(keepends=True):
+            self._lines.append(self._lines[-1] + len(line))
+        self.parents: dict[ast.AST, ast.AST] = {
+            child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)
+        }
+
+    def span(self, node: ast.expr | ast.stmt | ast.arg | ast.excepthandler) -> tuple[int, int]:
+        """Byte offsets of a node."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        start = self._lines[node.lineno - 1] + node.col_offset
+        return start, self._lines[node.end_lineno - 1] + node.end_col_offset
+
+    def text(self, node: ast.expr | ast.stmt) -> bytes:
+        """The source of a node."""
+        start, end = self.span(node)
+        return self.source[start:end]
+
+    def function(self, node: ast.AST) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+        """The innermost function around a node."""
+        while (node := self.parents.get(node, self.tree)) is not self.tree:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                return node
+        return None
+
+    def scope(self, node: ast.AST) -> str:
+        """Dotted name of the classes and functions around a node."""
+        names: list[str] = []
+        here: ast.AST | None = node
+        while (here := self.parents.get(here)) if here is not None else None:
+            if isinstance(here, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.append(here.name)
+        return ".".join(reversed(names))
+
+    def place(self, node: ast.AST, start: int, end: int, *choices: bytes) -> Iterator[Place]:
+        """The place, if some choice changes the text."""
+        old = self.source[start:end]
+        kept = tuple(dict.fromkeys(choice for choice in choices if choice != old))
+        if kept:
+            yield Place(start, end, kept, self.scope(node))
+
+
+Operator = Callable[[Module, ast.AST], Iterator[Place]]
+OPERATORS: dict[str, Operator] = {}
+_UTF8 = re.compile(rb"(?!(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*(?!utf-?8\b))", re.IGNORECASE)
+"""Matches unless one of the first two lines declares another encoding than UTF-8."""
+
+
+def operator(name: str) -> Callable[[Operator], Operator]:
+    """Register an operator: it yields the places at one syntax node."""
+
+    def add(function: Operator) -> Operator:
+        OPERATORS[name] = function
+        return function
+
+    return add
+
+
+def places(source: bytes, name: str) -> list[Place]:
+    """All places of an operator in a file, by position; empty unless it is Python in UTF-8.
+
+    Raises:
+        UnknownIdError: no such operator.
+    """
+    if name not in OPERATORS:
+        raise UnknownIdError("mutation operator", name, OPERATORS)
+    try:
+        source.decode("utf-8")
+        if source.startswith(codecs.BOM_UTF8) or not _UTF8.match(source):
+            return []
+        module = Module(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    found = (p for node in ast.walk(module.tree) for p in OPERATORS[name](module, node))
+    return sorted(set(found), key=lambda p: (p.start, p.end, p.choices))
+
+
+def mutate(source: bytes, name: str, place: int, seed: int = 0) -> bytes:
+    """``source`` with one mistake; ``seed`` picks among the choices of the place.
+
+    Raises:
+        InputError: there is no such place, or what comes out does not parse.
+    """
+    found = places(source, name)
+    if place >= len(found):
+        raise InputError(f"operator {name!r} has {len(found)} places here, asked for {place}")
+    where = found[place]
+    choice = random.Random(seed).choice(where.choices)
+    mutated = source[: where.start] + choice + source[where.end :]
+    try:
+        ast.parse(mutated)
+    except SyntaxError as error:
+        raise InputError(
+            f"operator {name!r} at place {place} breaks the syntax: {error}"
+        ) from error
+    return mutated
+
+
+_COMPARISONS: dict[type[ast.cmpop], tuple[bytes, tuple[bytes, ...]]] = {
+    ast.Lt: (b"<", (b"<=", b">")),
+    ast.LtE: (b"<=", (b"<", b">=")),
+    ast.Gt: (b">", (b">=", b"<")),
+    ast.GtE: (b">=", (b">", b"<=")),
+    ast.Eq: (b"==", (b"!=",)),
+    ast.NotEq: (b"!=", (b"==",)),
+    ast.Is: (b"is", (b"is not",)),
+    ast.IsNot: (b"is not", (b"is",)),
+    ast.In: (b"in", (b"not in",)),
+    ast.NotIn: (b"not in", (b"in",)),
+}
+
+
+@operator("comparison")
+def _comparison(module: Module, node: ast.AST) -> Iterator[Place]:
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+        return
+    old, new = _COMPARISONS[type(node.ops[0])]
+    begin, end = module.span(node.left)[1], module.span(node.comparators[0])[0]
+    start = module.source.find(old, begin, end)
+    if start >= 0 and b"#" not in module.source[begin:end]:
+        yield from module.place(node, start, start + len(old), *new)
+
+
+@operator("off-by-one")
+def _off_by_one(module: Module, node: ast.AST) -> Iterator[Place]:
+    """A small whole number in an index, a comparison, a sum or a call's arguments."""
+    if not isinstance(node, ast.Constant) or type(node.value) is not int or node.value > 100:
+        return
+    parent = module.parents.get(node)
+    if isinstance(parent, ast.Compare | ast.BinOp | ast.Subscript | ast.Slice | ast.Call):
+        start, end = module.span(node)
+        down = (str(node.value - 1).encode(),) if node.value > 0 else ()
+        yield from module.place(node, start, end, str(node.value + 1).encode(), *down)
+
+
+@operator("wrong-variable")
+def _wrong_variable(module: Module, node: ast.AST) -> Iterator[Place]:
+    """A parameter or local is read in the place of another one of the same function."""
+    function = module.function(node)
+    if not isinstance(node, ast.Name) or not isinstance(node.ctx, ast.Load) or function is None:
+        return
+    if isinstance(module.parents.get(node), ast.Call) and module.parents[node].func is node:  # type: ignore[attr-defined]
+        return
+    a = function.args
+    names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+    names += [
+        n.id
+        for n in ast.walk(function)
+        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store) and n.lineno < node.lineno
+    ]
+    known = [n for n in dict.fromkeys(names) if n not in ("self", "cls", "_")]
+    if node.id in known:
+        others = [n.encode() for n in known if n != node.id]
+        yield from module.place(node, *module.span(node), *others)
+
+
+@operator("dropped-guard")
+def _dropped_guard(module: Module, node: ast.AST) -> Iterator[Place]:
+    """An ``if`` that only leaves early is gone."""
+    if not isinstance(node, ast.If) or node.orelse or len(node.body) > 2:
+        return
+    if not isinstance(node.body[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
+        return
+    parent = module.parents[node]
+    blocks = [b for b in (getattr(parent, f, None) for f in ("body", "orelse", "finalbody")) if b]
+    block = next((b for b in blocks if isinstance(b, list) and node in b), None)
+    if block is None or module.source[: module.span(node)[0]].endswith(b"el"):
+        return
+    start, end = module.span(node)
+    if module.source[start : start + 2] != b"if":
+        return
+    if len(block) == 1:
+        yield from module.place(node, start, end, b"pass")
+        return
+    line = module.source.rfind(b"\n", 0, start) + 1
+    stop = module.source.find(b"\n", end) + 1 or len(module.source)
+    if not module.source[line:start].strip() and not module.source[end:stop].strip():
+        yield from module.place(node, line, stop, b"")
+
+
+@operator("swapped-arguments")
+def _swapped_arguments(module: Module, node: ast.AST) -> Iterator[Place]:
+    if not isinstance(node, ast.Call):
+        return
+    for left, right in zip(node.args, node.args[1:], strict=False):
+        if isinstance(left, ast.Starred) or isinstance(right, ast.Starred):
+            continue
+        start, end = module.span(left)[0], module.span(right)[1]
+        between = module.source[module.span(left)[1] : module.span(right)[0]]
+        if between.strip() == b",":
+            swapped = module.text(right) + between + module.text(left)
+            yield from module.place(node, start, end, swapped)
+
+
+@operator("negated-condition")
+def _negated_condition(module: Module, node: ast.AST) -> Iterator[Place]:
+    if not isinstance(node, ast.If | ast.IfExp | ast.While):
+        return
+    test = node.test
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        yield from module.place(node, *module.span(test), module.text(test.operand))
+    elif isinstance(test, ast.Name | ast.Attribute | ast.Call | ast.Subscript):
+        yield from module.place(node, *module.span(test), b"not " + module.text(test))
+
+
+@operator("wrong-default")
+def _wrong_default(module: Module, node: ast.AST) -> Iterator[Place]:
+    """A parameter's constant default is another constant of its kind."""
+    if not isinstance(node, ast.arguments):
+        return
+    for default in (*node.defaults, *(d for d in node.kw_defaults if d is not None)):
+        if not isinstance(default, ast.Constant):
+            continue
+        value = default.value
+        if isinstance(value, bool):
+            choices = [str(not value).encode()]
+        elif type(value) is int:
+            choices = [str(value + 1).encode(), *([b"0"] if value else [])]
+        elif isinstance(value, str) and value:
+            choices = [b'""']
+        else:
+            continue
+        yield from module.place(default, *module.span(default), *choices)
+
+
+@operator("lost-return")
+def _lost_return(module: Module, node: ast.AST) -> Iterator[Place]:
+    """A value is computed and not returned."""
+    if isinstance(node, ast.Return) and node.value is not None:
+        if isinstance(node.value, ast.Constant | ast.Name):
+            return
+        start = module.span(node)[0]
+        value = module.span(node.value)[0]
+        if module.source[start:value].strip() == b"return":
+            yield from module.place(node, start, value, b"")
+
+
+_EXCEPTIONS = (b"ValueError", b"TypeError", b"KeyError", b"IndexError", b"AttributeError")
+
+
+@operator("wrong-exception")
+def _wrong_exception(module: Module, node: ast.AST) -> Iterator[Place]:
+    """Another built-in exception is raised or caught."""
+    name: ast.expr | None = None
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        name = node.exc.func
+    elif isinstance(node, ast.ExceptHandler):
+        name = node.type
+    if isinstance(name, ast.Name) and name.id.encode() in _EXCEPTIONS:
+        yield from module.place(node, *module.span(name), *_EXCEPTIONS)
+
+
+@operator("removed-copy")
+def _removed_copy(module: Module, node: ast.AST) -> Iterator[Place]:
+    """The thing itself is used, not a copy of it."""
+    inner: ast.expr | None = None
+    if isinstance(node, ast.Call) and not node.keywords:
+        f = node.func
+        if (
+            isinstance(f, ast.Name)
+            and f.id in ("list", "dict", "set", "tuple")
+            and len(node.args) == 1
+        ):
+            inner = node.args[0]
+        elif isinstance(f, ast.Attribute) and f.attr in ("copy", "deepcopy"):
+            inner = node.args[0] if len(node.args) == 1 else (None if node.args else f.value)
+    elif isinstance(node, ast.Subscript) and ast.unparse(node.slice) == ":":
+        inner = node.value
+    if isinstance(inner, ast.Name | ast.Attribute) and isinstance(node, ast.expr):
+        yield from module.place(node, *module.span(node), module.text(inner))
+
+
+@operator("and-or")
+def _and_or(module: Module, node: ast.AST) -> Iterator[Place]:
+    if not isinstance(node, ast.BoolOp) or len(node.values) != 2:
+        return
+    old, new = (b"and", b"or") if isinstance(node.op, ast.And) else (b"or", b"and")
+    begin, end = module.span(node.values[0])[1], module.span(node.values[1])[0]
+    start = module.source.find(old, begin, end)
+    if start >= 0 and b"#" not in module.source[begin:end]:
+        yield from module.place(node, start, start + len(old), new)

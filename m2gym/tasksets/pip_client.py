@@ -1,0 +1,58 @@
+"""Run by another interpreter, never imported: fetches named files with that interpreter's pip.
+
+Reads ``{"folder": …, "files": [[project, file name or ==version], …]}`` from stdin, writes one JSON line a file
+to stdout. Only pip's own finder and downloader are used, with the user's configuration (index,
+proxies, certificates, credentials): nothing is built and no code of a package runs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import Any
+
+
+def wanted(candidate: Any, name: str) -> bool:
+    """Whether a candidate is the file ``name``, or the source archive of ``==version``."""
+    link = candidate.link
+    if name.startswith("=="):
+        return str(candidate.version) == name[2:] and not link.is_wheel
+    return bool(link.filename == name)
+
+
+def main() -> None:
+    """Fetch every file into the folder and report ``{"file", "path" | "error"}``."""
+    from pip._internal.commands import create_command
+    from pip._internal.exceptions import PipError
+    from pip._internal.models.format_control import FormatControl
+    from pip._internal.network.download import Downloader
+
+    request = json.load(sys.stdin)
+    report, sys.stdout = sys.stdout, sys.stderr
+    command: Any = create_command("download")
+    with command.main_context():
+        options, _ = command.parse_args(["--progress-bar", "off", "--quiet"])
+        options.format_control = FormatControl()
+        session = command.get_default_session(options)
+        finder = command._build_package_finder(options, session, ignore_requires_python=True)
+        download = Downloader(session, "off")
+        for project, name in request["files"]:
+            answer = {"file": name}
+            try:
+                found = finder.find_all_candidates(project)
+                link = next((c.link for c in found if wanted(c, name)), None)
+                if link is None:
+                    answer["error"] = f"the index lists {len(found)} usable files, not this one"
+                elif link.is_file:
+                    answer["path"] = f"{request['folder']}/{link.filename}"
+                    shutil.copyfile(link.file_path, answer["path"])
+                else:
+                    answer["path"] = download(link, request["folder"])[0]
+            except (PipError, OSError) as error:
+                answer["error"] = f"{type(error).__name__}: {error}"
+            print(json.dumps(answer), file=report, flush=True)
+
+
+if __name__ == "__main__":
+    main()
