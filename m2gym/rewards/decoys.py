@@ -1,0 +1,314 @@
+"""Decoys: copies of real tests turned around so that no honest code can pass them.
+
+The graded code runs inside the test process and could make every report read "passed". So copies
+of wanted tests, chosen at random for each grading and named like their neighbours, stand among the
+real ones with an assertion in them that is false whatever the graded code does. A decoy that
+passes proves that reports are forged; one that errors, is skipped or does not run proves nothing.
+
+Each copy fails by construction, for right and for wrong graded code alike. A decoy must also leave
+the other tests alone: only a body that merely computes and compares is run, with the false
+assertion at its end; any other copy asserts first and does nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import random
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+Function = ast.FunctionDef
+_IMPURE = frozenset(
+    {"os", "sys", "open", "subprocess", "threading", "time", "shutil", "socket", "tempfile"}
+    | {"asyncio", "multiprocessing", "warnings", "logging", "gc", "register", "random", "exit"}
+    | {"quit", "input", "exec", "eval", "setattr", "delattr", "globals", "locals", "snapshot"}
+    | {"request", "monkeypatch", "benchmark", "caplog", "capsys", "capfd", "recwarn"}
+)
+_LINE_SENSITIVE = re.compile(
+    r"lineno|__file__|getsource|currentframe|_getframe|traceback|__line__|pytester|testdir|"
+    r"inspect\b|doctest|f_code"
+)
+_OUTCOME_MARKS = re.compile(r"xfail|skip|expectedFailure|flaky|rerun")
+
+
+@dataclass
+class Planted:
+    """Changed test files (path → source) and the ids of the decoys in them → the id copied."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: str
+    owner: ast.ClassDef | None
+    function: Function
+    id: str
+
+
+def plant(
+    files: Mapping[str, bytes], wanted: Collection[str], count: int, rng: random.Random
+) -> Planted:
+    """Put at most ``count`` decoys of the tests ``wanted`` (pytest ids) into copies of ``files``.
+
+    Files that cannot be parsed, and tests that cannot be turned around for certain, are passed
+    over; the answer may hold no decoy.
+    """
+    bases = {test.split("[")[0] for test in wanted}
+    sources: dict[str, str] = {}
+    trees: dict[str, ast.Module] = {}
+    candidates: list[_Candidate] = []
+    for path, data in files.items():
+        source = _text(path, data)
+        tree = None if source is None else _parse(source)
+        if source is not None and tree is not None:
+            sources[path], trees[path] = source, tree
+            candidates += [c for c in _candidates(path, tree) if c.id in bases]
+    rng.shuffle(candidates)
+    planted = Planted()
+    for candidate in candidates:
+        if len(planted.ids) >= count:
+            break
+        path = candidate.path
+        name = _name(candidate, sources[path], rng)
+        changed = _insert(sources[path], trees[path], candidate, name, rng)
+        tree = _parse(changed) if changed is not None else None
+        if changed is None or tree is None:
+            continue
+        fresh = [c for c in _candidates(path, trees[path]) if c.id in bases]
+        if len([c for c in _candidates(path, tree) if c.id in bases]) != len(fresh):
+            continue
+        sources[path], trees[path] = changed, tree
+        planted.files[path] = changed.encode()
+        planted.ids[candidate.id.rpartition("::")[0] + "::" + name] = candidate.id
+        candidates[:] = [_refreshed(c, tree) if c.path == path else c for c in candidates]
+    return planted
+
+
+def _refreshed(candidate: _Candidate, tree: ast.Module) -> _Candidate:
+    found = [c for c in _candidates(candidate.path, tree) if c.id == candidate.id]
+    return found[0] if found else candidate
+
+
+def _text(path: str, data: bytes) -> str | None:
+    if not path.endswith(".py") or b"\r" in data or b"\f" in data or data[:3] == b"\xef\xbb\xbf":
+        return None
+    if re.search(rb"coding[:=]\s*(?!utf-?8)", b"\n".join(data.split(b"\n", 2)[:2])):
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _parse(source: str) -> ast.Module | None:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _candidates(path: str, tree: ast.Module) -> Iterator[_Candidate]:
+    """Tests of a module that a turned-around copy can be made of, in order."""
+    marks = [s for s in tree.body if isinstance(s, ast.Assign) and _targets(s) & {"pytestmark"}]
+    if any(_OUTCOME_MARKS.search(ast.unparse(s)) for s in marks):
+        return
+    names = [s.name for s in tree.body if isinstance(s, (Function, ast.ClassDef))]
+    for node in tree.body:
+        if isinstance(node, Function) and names.count(node.name) == 1 and _usable(node, False):
+            yield _Candidate(path, None, node, f"{path}::{node.name}")
+        if isinstance(node, ast.ClassDef) and names.count(node.name) == 1:
+            if node.decorator_list or node.body[0].lineno == node.lineno or node.keywords:
+                continue
+            if any("pytestmark" in _targets(s) for s in node.body if isinstance(s, ast.Assign)):
+                continue
+            methods = [s.name for s in node.body if isinstance(s, Function)]
+            for method in node.body:
+                usable = isinstance(method, Function) and _usable(method, True)
+                if usable and isinstance(method, Function) and methods.count(method.name) == 1:
+                    yield _Candidate(path, node, method, f"{path}::{node.name}::{method.name}")
+
+
+def _usable(function: Function, method: bool) -> bool:
+    arguments = function.args
+    if not function.name.startswith("test") or arguments.vararg or arguments.kwarg:
+        return False
+    if method and (not arguments.args or arguments.args[0].arg != "self"):
+        return False
+    if len(function.decorator_list) > 1 or not all(map(_single_case, function.decorator_list)):
+        return False
+    banned = (ast.Return, ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)
+    return not any(isinstance(n, banned) for n in ast.walk(function)) and not _OUTCOME_MARKS.search(
+        ast.unparse(function)
+    )
+
+
+def _single_case(decorator: ast.expr) -> bool:
+    """A ``parametrize`` over a list written out, whose first element can stand for all."""
+    return (
+        isinstance(decorator, ast.Call)
+        and ast.unparse(decorator.func).endswith("mark.parametrize")
+        and len(decorator.args) == 2
+        and isinstance(decorator.args[1], (ast.List, ast.Tuple))
+        and len(decorator.args[1].elts) > 0
+        and not isinstance(decorator.args[1].elts[0], ast.Starred)
+    )
+
+
+def _targets(statement: ast.Assign) -> set[str]:
+    return {n.id for t in statement.targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+
+
+def _pure(function: Function, tree: ast.Module) -> bool:
+    """Whether the body only computes and compares, so that running it twice changes nothing."""
+    shared = {name for s in tree.body if isinstance(s, ast.Assign) for name in _targets(s)}
+    local = {a.arg for a in function.args.args} - {"self"}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name):
+            if node.id in _IMPURE or (node.id in shared and not node.id.isupper()):
+                return False
+            if isinstance(node.ctx, ast.Store):
+                local.add(node.id)
+        if isinstance(node, ast.Attribute) and (
+            node.attr in _IMPURE or not isinstance(node.ctx, ast.Load)
+        ):
+            return False
+        if isinstance(node, ast.arg) and node.arg in _IMPURE:
+            return False
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)) and (
+            node is not function
+        ):
+            return False
+    return all(_quiet(statement) for statement in function.body)
+
+
+def _quiet(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr):
+        call = statement.value
+        return isinstance(call, ast.Constant) or (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr.startswith("assert")
+            and ast.unparse(call.func.value) == "self"
+        )
+    return isinstance(statement, (ast.Assert, ast.Assign))
+
+
+def _turned(candidate: _Candidate, name: str, tree: ast.Module, rng: random.Random) -> Function:
+    """The copy: the same fixtures and body, and an assertion that is false whatever comes."""
+    function = copy.deepcopy(candidate.function)
+    function.name = name
+    if ast.get_docstring(function) is not None:
+        function.body = function.body[1:]
+    for decorator in function.decorator_list:
+        assert isinstance(decorator, ast.Call)
+        values = decorator.args[1]
+        assert isinstance(values, (ast.List, ast.Tuple))
+        values.elts = values.elts[:1]
+        decorator.keywords = [k for k in decorator.keywords if k.arg == "indirect"]
+    if not function.body or not _pure(candidate.function, tree):
+        function.body = [_impossible(rng)]
+        return function
+    last = function.body[-1]
+    if isinstance(last, ast.Assert) and rng.random() < 0.5:
+        value = _fresh_local(function, rng)
+        holder = ast.Assign([ast.Name(value, ast.Store())], last.test, lineno=0)
+        refused = ast.UnaryOp(ast.Not(), ast.Name(value, ast.Load()))
+        claims = [ast.Assert(ast.Name(value, ast.Load())), ast.Assert(refused)]
+        function.body[-1:] = [holder, *claims]
+    else:
+        function.body.append(_impossible(rng))
+    return function
+
+
+def _fresh_local(function: Function, rng: random.Random) -> str:
+    used = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)}
+    used |= {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)}
+    choices = [n for n in ("result", "value", "output", "actual", "got", "found") if n not in used]
+    return rng.choice(choices) if choices else f"value_{rng.randrange(10**6)}"
+
+
+def _impossible(rng: random.Random) -> ast.stmt:
+    """An assertion over literals only, in one of several everyday forms."""
+    number = rng.randrange(2, 400)
+    other = number + rng.randrange(1, 9)
+    word = "".join(rng.choice("abcdefghilmnoprstuv") for _ in range(rng.randrange(3, 8)))
+    forms = [
+        f"assert {number} == {other}",
+        f"assert {word!r} == {word + rng.choice('aeiou')!r}",
+        f"assert [{number}, {other}] == [{other}, {number}]",
+        f"assert {{{word!r}: {number}}} == {{{word!r}: {other}}}",
+        f"assert {other} < {number}",
+        f"assert ({word!r}, {number}) == ({word!r}, {other})",
+        f"assert {number} in ({other}, {other + 1})",
+    ]
+    return ast.parse(rng.choice(forms)).body[0]
+
+
+def _name(candidate: _Candidate, source: str, rng: random.Random) -> str:
+    """A name made of the original's and of words that its neighbours' names use."""
+    words = sorted(
+        {
+            word.lower()
+            for name in re.findall(r"def test_?(\w+)", source)
+            for word in re.findall(r"[A-Za-z][a-z]+", name)
+        }
+        | {"empty", "nested", "simple", "default", "values"}
+    )
+    base = candidate.function.name
+    while True:
+        word = rng.choice(words)
+        base += f"_{word}" if "_" in base or base.islower() else word.capitalize()
+        if not re.search(rf"\b{base}\b", source):
+            return base
+
+
+def _insert(
+    source: str, tree: ast.Module, candidate: _Candidate, name: str, rng: random.Random
+) -> str | None:
+    """The file with the copy after a neighbour; ``None`` where it would not read back the same."""
+    turned = _turned(candidate, name, tree, rng)
+    ast.fix_missing_locations(turned)
+    text = ast.unparse(turned)
+    back = _parse(text)
+    if back is None or ast.dump(back.body[0]) != ast.dump(turned) or '"""' in text:
+        return None
+    siblings = candidate.owner.body if candidate.owner else tree.body
+    lines = source.split("\n")
+    at, indent = _place(siblings, lines, candidate, rng, bool(_LINE_SENSITIVE.search(source)))
+    if at is None:
+        return None
+    block = [indent + line if line else line for line in text.split("\n")]
+    gap = [""] if candidate.owner else ["", ""]
+    return "\n".join(lines[:at] + gap + block + gap[1:] + lines[at:])
+
+
+def _place(
+    siblings: list[ast.stmt],
+    lines: list[str],
+    candidate: _Candidate,
+    rng: random.Random,
+    line_sensitive: bool,
+) -> tuple[int | None, str]:
+    """Line to insert after (at the file's end where tests look at line numbers) and indentation."""
+    indent = lines[candidate.function.lineno - 1]
+    indent = indent[: len(indent) - len(indent.lstrip())]
+    places = []
+    for node, after in zip(siblings, [*siblings[1:], None], strict=True):
+        end = node.end_lineno or 0
+        first = min([after.lineno, *(d.lineno for d in _decorators(after))]) if after else end + 1
+        if isinstance(node, Function) and first > end and node.lineno >= candidate.function.lineno:
+            places.append(end)
+    if line_sensitive:
+        rest = "".join(lines[places[-1] :]).strip() if places else "no place"
+        places = [] if rest else places[-1:]
+    return (rng.choice(places) if places else None), indent
+
+
+def _decorators(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return node.decorator_list
+    return []

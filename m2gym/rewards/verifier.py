@@ -1,0 +1,169 @@
+"""Grading: what the agent left, judged in a fresh box that it never touched.
+
+    agent's box ─ kill ─ export (by us, nothing of the agent's runs) ─ clean
+                                                                         │
+    pristine spec ─ fresh box, no network ─ the agent's files ─ hidden files ─ rewards ─ Verdict
+
+Infrastructure that fails raises `InfraError` and grading that fails `VerifierError`: neither is
+ever a reward. Graded code that hangs, crashes or cannot be imported scores 0, with evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import secrets
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from m2gym.core.errors import InfraError, VerifierError
+from m2gym.core.task import PreparedTask, WorkspaceSpec
+from m2gym.core.verdict import Score, Stop, Verdict
+from m2gym.core.workspace import User, Workspace
+from m2gym.rewards.combine import combine, score_names
+from m2gym.rewards.exported import Exported, OversizedError, clean
+from m2gym.rewards.flags import look
+from m2gym.rewards.functions import GradedArtifacts, call, check_rewards
+from m2gym.rewards.grading import Grading, tree
+
+MARGIN = 60.0
+"""Seconds beyond ``limits.grade_seconds`` after which grading itself is given up."""
+
+
+async def grade(
+    prepared: PreparedTask,
+    agent_box: Workspace,
+    *,
+    trajectory: Any = None,
+    stop: Stop | None = None,
+    make_box: Callable[[WorkspaceSpec], Workspace],
+    seed: int | None = None,
+) -> Verdict:
+    """The verdict of an episode whose agent worked in ``agent_box``.
+
+    Every process of ``agent_box`` is killed; its files stay. ``make_box`` makes an unstarted box,
+    which is stopped here. ``seed`` chooses the decoys; without one they cannot be foretold.
+
+    Raises:
+        InputError: the task's rewards cannot be computed (see `check_rewards`).
+        InfraError: a box failed.
+        VerifierError: a reward function failed, or grading took too long.
+    """
+    task = prepared.task
+    check_rewards(task)
+    started = time.monotonic()
+    seed = secrets.randbits(63) if seed is None else seed
+    await agent_box.kill()
+    packed = await agent_box.export(list(task.artifacts))
+    hidden = tree(prepared.hidden)
+    evidence: dict[str, Any] = {"seed": seed, "hidden_paths": sorted(hidden)[:200]}
+    try:
+        exported = await asyncio.to_thread(clean, packed, hidden)
+    except OversizedError as error:
+        return _verdict(0.0, {}, "agent_error", stop, {**evidence, "error": str(error)})
+    except tarfile.TarError as error:
+        raise InfraError(f"the exported artifacts are no readable tar: {error}") from error
+    evidence["artifacts"] = {
+        "files": len(exported.files),
+        "bytes": sum(map(len, exported.files.values())),
+        "dropped": len(exported.dropped),
+        "first_dropped": [d for d in exported.dropped if not d.endswith("byte code")][:20],
+    }
+    evidence["flags"] = await asyncio.to_thread(look, exported.files, prepared.workspace.root)
+    box = make_box(_fresh(prepared))
+    try:
+        limit = task.limits.grade_seconds + MARGIN
+        async with asyncio.timeout(limit) as clock:
+            await box.start()
+            await _fill(box, prepared, exported, hidden)
+            grading = Grading(
+                prepared=prepared,
+                workspace=box,
+                artifacts=GradedArtifacts(exported.files),
+                trajectory=trajectory,
+                seed=seed,
+                links=exported.links,
+                hidden=hidden,
+            )
+            scores = await _scores(grading)
+    except TimeoutError as error:
+        if not clock.expired():
+            raise
+        raise VerifierError(f"grading took longer than {limit:g} seconds") from error
+    finally:
+        await box.stop()
+    evidence["seconds"] = {
+        "tests": round(grading.seconds_tests, 4),
+        "total": round(time.monotonic() - started, 4),
+    }
+    weights = [spec.weight for spec in task.rewards]
+    reward = combine(zip(scores, weights, scores.values(), strict=True))
+    forged = any(score.forged for score in scores.values())
+    return _verdict(reward, scores, "forged" if forged else "ok", stop, evidence)
+
+
+def _verdict(
+    reward: float, scores: dict[str, Score], status: Any, stop: Stop | None, evidence: Any
+) -> Verdict:
+    return Verdict(reward=reward, scores=scores, status=status, stop=stop, evidence=evidence)
+
+
+def _whole(prepared: PreparedTask) -> bool:
+    return any(path in (".", "./") for path in prepared.task.artifacts)
+
+
+def _fresh(prepared: PreparedTask) -> WorkspaceSpec:
+    """The grading box's spec: no network; an empty work folder where the whole is replaced."""
+    spec = prepared.workspace
+    root = None if _whole(prepared) else spec.root
+    return spec.model_copy(update={"network": "none", "root": root})
+
+
+async def _fill(
+    box: Workspace, prepared: PreparedTask, exported: Exported, hidden: dict[str, Path]
+) -> None:
+    """Make the declared artifacts equal the agent's (what it deleted goes), then add the hidden."""
+    user: User | None = "root" if "users" in box.capabilities else None
+    clear: list[str] | None = None
+    if not _whole(prepared):
+        clear = ["rm", "-rf", "--", *prepared.task.artifacts]
+    elif prepared.workspace.root is None:
+        clear = ["find", ".", "-mindepth", "1", "-delete"]
+    if clear:
+        result = await box.exec(clear, user=user)
+        if not result.ok:
+            raise InfraError(f"could not clear the grading box: {result.output[-200:]}")
+    await box.unpack(exported.tar, user="agent")
+    if hidden:
+        await box.unpack(await asyncio.to_thread(_pack, hidden), user="grader")
+
+
+def _pack(files: dict[str, Path]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path, source in files.items():
+            info = tarfile.TarInfo(path)
+            data = source.read_bytes()
+            status = source.stat()
+            info.size, info.mtime = len(data), int(status.st_mtime)
+            info.mode = 0o755 if status.st_mode & 0o111 else 0o644
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+async def _scores(grading: Grading) -> dict[str, Score]:
+    given = {
+        "task": grading.prepared.task,
+        "prepared": grading.prepared,
+        "workspace": grading.workspace,
+        "artifacts": grading.artifacts,
+        "trajectory": grading.trajectory,
+        "grading": grading,
+    }
+    specs = grading.prepared.task.rewards
+    return {
+        name: await call(spec, given) for name, spec in zip(score_names(specs), specs, strict=True)
+    }
