@@ -1,0 +1,72 @@
+"""Writes ``docs/run-format.md`` from the models: ``python -m m2gym.rollout.format > FILE``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from m2gym.core.trajectory import SCHEMA_VERSION, Trajectory
+from m2gym.rollout.run_info import RunInfo
+
+_PAGE = """# The format of a run folder
+
+Schema version {version}. This page is written by `python -m m2gym.rollout.format`; a test keeps it
+in step with the code.
+
+| file | holds |
+|---|---|
+| `run.json` | what was asked for: resolved configuration, the content hash of each task, versions, machine, start |
+| `trajectories.jsonl` | one JSON object a line and episode, only ever appended to |
+| `lock` | the process id of the writer, which holds an `flock` on it |
+| `torn.jsonl` | what a kill left of a last line, moved aside when the run was resumed (rarely there) |
+
+**Checksums.** The last key of each line is `sha256`: the SHA-256 of the line's text without that
+key (the bytes before `,"sha256":"…"}}`, then `}}`). A line is written by one `write` and synced
+before its episode counts as done.
+
+**Which record counts.** A task and attempt that infrastructure failed is tried again by `--resume`
+and gets another line; the last line of a task and attempt counts. A last line that is torn is no
+record; a damaged line before it is an error that names the line.
+
+**What a resumed run may change.** Concurrency, versions and machine; not the configuration and not
+the content of a task: that is refused with the difference shown.
+
+**Rewards.** `verdict.reward` is null unless `verdict.status` is `ok`, `agent_error` or `forged`.
+Leave the others out of every mean, and say how many they were.
+
+**Seeds.** `seed` of an episode is the first 31 bits of SHA-256 of `SEED/TASK/ATTEMPT`.
+
+**Seconds.** `start`: files at hand and box open; `agent`: the scaffold ran; `grade`: the verdict.
+
+## `run.json`
+```json
+{info}
+```
+
+## A line of `trajectories.jsonl`
+```json
+{record}
+```
+"""
+
+
+def record_schema() -> dict[str, Any]:
+    """JSON schema of a line: a trajectory and its checksum."""
+    schema = Trajectory.model_json_schema(mode="serialization")
+    schema["title"] = "Record"
+    schema["properties"]["sha256"] = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+    schema["required"] = [*schema["required"], "sha256"]
+    return schema
+
+
+def page() -> str:
+    """The whole document."""
+    return _PAGE.format(
+        version=SCHEMA_VERSION,
+        info=json.dumps(RunInfo.model_json_schema(mode="serialization"), indent=1),
+        record=json.dumps(record_schema(), indent=1),
+    )
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,53 @@
+"""The progress bar of an evaluation, on the error stream so that results stay clean."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from m2gym.core.trajectory import Trajectory
+
+
+class EpisodeProgress:
+    """Episodes done of all, the mean reward so far, and how many could not be graded."""
+
+    def __init__(self, label: str, total: int, done: int = 0, *, shown: bool = True) -> None:
+        console = Console(stderr=True)
+        shown = shown and (console.is_terminal or console.is_jupyter)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not shown,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, note="")
+        self._sum, self._graded, self._masked = 0.0, 0, 0
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Count one finished episode."""
+        if trajectory.verdict.reward is None:
+            self._masked += 1
+        else:
+            self._graded += 1
+            self._sum += trajectory.verdict.reward
+        note = f"mean {self._sum / self._graded:.2f}" if self._graded else ""
+        note += f" · {self._masked} not graded" if self._masked else ""
+        self._bar.update(self._task, advance=1, note=note)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

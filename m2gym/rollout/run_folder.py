@@ -1,0 +1,175 @@
+"""A run folder: ``run.json`` once, ``trajectories.jsonl`` append-only, one writer at a time.
+
+A record is written by one `os.write` and synced before the episode counts as done. What a kill can
+leave is a torn last line; opening the folder to resume cuts it aside into ``torn.jsonl``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from m2gym.core.errors import InfraError, InputError
+from m2gym.core.trajectory import SCHEMA_VERSION, Trajectory
+from m2gym.rollout.records import encode, scan, whole_bytes
+from m2gym.rollout.run_info import RunInfo, differences
+
+INFO, RECORDS, LOCK, TORN = "run.json", "trajectories.jsonl", "lock", "torn.jsonl"
+
+Key = tuple[str, int]
+"""Task id and attempt."""
+
+RETRIED = frozenset({"infra_error", "cancelled"})
+"""Statuses that a resumed run tries again; a later record of the same key replaces them."""
+
+
+def read_info(path: Path) -> RunInfo:
+    """``run.json`` of a run folder, or `InputError`."""
+    try:
+        text = (path / INFO).read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"{path} is not a run folder: {INFO}: {error.strerror}") from error
+    try:
+        info = RunInfo.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path / INFO}: {place}: {first['msg']}") from None
+    if info.schema_version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {info.schema_version}, this m2gym reads up to "
+            f"{SCHEMA_VERSION}; upgrade m2gym"
+        )
+    return info
+
+
+def read_records(path: Path) -> Iterator[Trajectory]:
+    """The last record of each task and attempt, in the order they were written."""
+    last: dict[Key, int] = {}
+    file = path / RECORDS
+    for number, line in enumerate(scan(file)):
+        last[line.trajectory.task, line.trajectory.attempt] = number
+    kept = set(last.values())
+    for number, line in enumerate(scan(file)):
+        if number in kept:
+            yield line.trajectory
+
+
+class RunWriter:
+    """The one writer of a run folder; a context manager that holds its lock.
+
+    Raises:
+        InputError: the folder holds a run and ``resume`` was not asked for; or it holds a run of
+            another configuration; or another process is writing to it.
+    """
+
+    def __init__(self, path: Path, info: RunInfo, *, resume: bool = False) -> None:
+        self.path, self.info = path, info
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        try:
+            self.done = self._open(resume)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            self._file = os.open(path / RECORDS, flags, 0o644)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def append(self, trajectory: Trajectory) -> None:
+        """Write and sync one record, whole or not at all.
+
+        Raises:
+            InfraError: the disk is full or fails; the file is as it was before.
+        """
+        line, before = encode(trajectory), os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written == len(line):
+                os.fsync(self._file)
+                return
+            problem = f"only {written} of {len(line)} bytes fitted"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        os.ftruncate(self._file, before)
+        raise InfraError(f"cannot write to {self.path / RECORDS}: {problem}; free space, --resume")
+
+    def close(self) -> None:
+        os.close(self._file)
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _take_lock(self) -> int:
+        lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise InputError(
+                f"process {owner} is writing to {self.path}; wait for it or choose another folder"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return lock
+
+    def _open(self, resume: bool) -> set[Key]:
+        if not (self.path / INFO).exists():
+            _write_whole(self.path / INFO, self.info.model_dump_json(indent=2) + "\n")
+            return set()
+        if not resume:
+            raise InputError(
+                f"{self.path} already holds a run; resume it (--resume) or choose another folder"
+            )
+        old = read_info(self.path)
+        changes = differences(old, self.info)
+        if changes:
+            raise InputError(
+                f"{self.path} cannot be resumed with another configuration: {'; '.join(changes)}"
+            )
+        self.info = old
+        self._cut_torn_line()
+        return {
+            (record.task, record.attempt)
+            for record in read_records(self.path)
+            if record.verdict.status not in RETRIED
+        }
+
+    def _cut_torn_line(self) -> None:
+        file = self.path / RECORDS
+        if not file.exists():
+            return
+        whole = whole_bytes(file)
+        with file.open("r+b") as records:
+            records.seek(whole)
+            torn = records.read()
+            if torn:
+                with (self.path / TORN).open("ab") as aside:
+                    aside.write(torn.rstrip(b"\n") + b"\n")
+                records.truncate(whole)
+                os.fsync(records.fileno())
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """All of the text or, after any kill, nothing of it."""
+    part = path.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
