@@ -1,0 +1,63 @@
+"""Workspaces: boxes with files and commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from m2gym.core.errors import CapabilityError, UnknownIdError
+
+if TYPE_CHECKING:
+    from m2gym.core.task import WorkspaceSpec
+    from m2gym.core.workspace import Workspace
+
+KINDS = ("local", "process")
+
+__all__ = ["KINDS", "check", "make_workspace"]
+
+
+def make_workspace(spec: WorkspaceSpec, kind: str = "auto") -> Workspace:
+    """A workspace that is not started yet.
+
+    Args:
+        spec: from what the box is made.
+        kind: ``auto`` (local where bubblewrap works), ``local``, or ``process`` (no sandbox).
+
+    Raises:
+        CapabilityError: this machine or this kind cannot give what the spec asks for; the message
+            names the mend.
+        UnknownIdError: no such kind.
+    """
+    box: Workspace
+    if kind in ("auto", "local"):
+        from m2gym.workspaces.local import LocalWorkspace
+
+        box = LocalWorkspace(spec)
+    elif kind == "process":
+        from m2gym.workspaces.process import ProcessWorkspace
+
+        box = ProcessWorkspace(spec)
+    else:
+        raise UnknownIdError("workspace", kind, ("auto", *KINDS))
+    check(spec, box.capabilities)
+    return box
+
+
+def check(spec: WorkspaceSpec, capabilities: frozenset[str]) -> None:
+    """Refuse a spec that asks for what a workspace does not have.
+
+    Memory, process and disk limits have documented fallbacks and are not demanded.
+
+    Raises:
+        CapabilityError: names what is missing.
+    """
+    wanted = {
+        "network": spec.network == "public",
+        "image": spec.image is not None,
+        "limits.cpu": spec.limits.cpus is not None,
+    }
+    missing = sorted(name for name, asked in wanted.items() if asked and name not in capabilities)
+    if missing:
+        raise CapabilityError(
+            f"the task asks for {', '.join(missing)}, which this workspace lacks; "
+            f"it has {', '.join(sorted(capabilities))}"
+        )

@@ -1,0 +1,321 @@
+"""The local workspace: a bubblewrap sandbox on this machine.
+
+Life of a box::
+
+    start ──► (exec · shell · read · write …) ──► stop
+      ▲            │ snapshot / fork: a frozen copy of what the box changed
+      └─ restore ◄─┘ (processes end, files go back, the box starts again)
+
+One packet socket leads to the supervisor, process 1 of the box. When the socket closes, because
+the owner stopped the box or died, process 1 ends and the kernel ends every other process and
+unmounts everything: mounts exist only in the box's own mount namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
+from m2gym.core.task import WorkspaceSpec
+from m2gym.core.workspace import User
+from m2gym.workspaces import bubblewrap
+from m2gym.workspaces.bubblewrap import AGENT, FIRST_ID, GRADER, HOMES
+from m2gym.workspaces.channel import Channel
+from m2gym.workspaces.files import Owner, Tree
+from m2gym.workspaces.layers import Bases, Files, Stack
+from m2gym.workspaces.limits import Group, hierarchy, make_group, rlimits
+from m2gym.workspaces.quota import watch
+from m2gym.workspaces.state import State, full_disk
+from m2gym.workspaces.supervised import SupervisedWorkspace
+
+START_SECONDS = 30.0
+"""How long a box may take to come up on a crowded machine; the project's choice."""
+
+_IDS = {"root": 0, "agent": AGENT, "grader": GRADER}
+_bases: dict[int, Bases] = {}
+_bases_guard = threading.Lock()
+
+
+def capabilities() -> frozenset[str]:
+    """What a local box can do on this machine; `CapabilityError` where there can be none."""
+    able = bubblewrap.require()
+    found = {"sandbox", "listen", "network", "fork", "limits.disk"}
+    if able.users:
+        found.add("users")
+    for controller, name in (("memory", "memory"), ("pids", "processes"), ("cpu", "cpu")):
+        if controller in hierarchy().has:
+            found.add(f"limits.{name}")
+    return frozenset(found)
+
+
+class LocalSnapshot:
+    """Frozen files of a local box."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.discarded = False
+
+    async def discard(self) -> None:
+        """Free the files; boxes made from it keep theirs."""
+        if not self.discarded:
+            self.discarded = True
+            await asyncio.to_thread(self.stack.release)
+
+
+class LocalWorkspace(SupervisedWorkspace):
+    """A box on this machine; see the module's docstring."""
+
+    kind = "local"
+
+    def __init__(self, spec: WorkspaceSpec, *, stack: Stack | None = None) -> None:
+        super().__init__(spec, capabilities())
+        self._able = bubblewrap.require()
+        self._stack = stack
+        self._files: Files | None = None
+        self._group: Group | None = None
+        self._launched: bubblewrap.Launched | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._started = self._stopped = False
+        self._pid = -1
+        self._oom = 0
+        self._state = State.get()
+        self.name = self._state.name("b")
+        self.folder = self._state.path / "boxes" / self.name
+
+    def ids(self, user: User | None) -> tuple[int, int]:
+        number = self._id(user)
+        return (number, number) if self._able.users else (-1, -1)
+
+    def owner(self, user: User | None) -> Owner:
+        number = FIRST_ID + self._id(user)
+        return (number, number) if self._able.users else None
+
+    def home(self, user: User | None) -> str:
+        return HOMES[user or "agent"] if self._able.users else HOMES["agent"]
+
+    def _id(self, user: User | None) -> int:
+        try:
+            return _IDS[user or "agent"]
+        except KeyError:
+            raise InputError(f"expected user agent, grader or root, got {user!r}") from None
+
+    def oom_since(self) -> bool:
+        if self._group is None:
+            return False
+        before, self._oom = self._oom, self._group.oom_kills()
+        return self._oom > before
+
+    def scratch(self) -> Path:
+        return self.folder
+
+    async def start(self) -> None:
+        """Make the files and bring the box up."""
+        await self.ensure_started()
+
+    async def ensure_started(self) -> None:
+        if self._started:
+            return
+        if self._stopped:
+            raise WorkspaceLostError("this workspace was stopped; make a new one")
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        finally:
+            if starting.done():
+                self._starting = None
+
+    async def _start(self) -> None:
+        try:
+            if self._files is None:
+                self._files = await self._make_files()
+            self._bring_up(self._files)
+            await self._hello()
+        except BaseException:
+            await asyncio.to_thread(self.stop_now)
+            raise
+
+    async def _make_files(self) -> Files:
+        with full_disk("making a box's folder"):
+            self.folder.mkdir(mode=0o711)
+            self.folder.chmod(0o711)
+        self._state.live[self.name] = self
+        stack = self._stack
+        if stack is None:
+            bases = _bases_of()
+            layers = [bases.skeleton()]
+            if self.spec.root is not None:
+                layers.append(await asyncio.to_thread(bases.of, self.spec.root))
+            stack = Stack(layers)
+        self._stack = None
+        if self._able.overlay:
+            return Files(self.folder, stack, overlay=True, owners=self._able.owners)
+        return await asyncio.to_thread(
+            Files, self.folder, stack, overlay=False, owners=self._able.owners
+        )
+
+    def _bring_up(self, files: Files) -> None:
+        limits = self.spec.limits
+        if self._group is None:
+            self._group = make_group(f"{self._state.owner}-{self.name}", limits)
+        self.channel = Channel()
+        self.channel.lost = self._lost
+        bounds = rlimits(limits, grouped=self._group is not None, own_uid=self._able.users)
+        try:
+            self._launched = bubblewrap.launch(
+                self.spec,
+                self._able,
+                self.folder,
+                files.options() if files.overlay else None,
+                self._group.entries if self._group is not None else (),
+                bounds,
+                self.channel.peer.fileno(),
+            )
+        finally:
+            self.channel.peer.close()
+
+    async def _hello(self) -> None:
+        timer = asyncio.get_running_loop().call_later(START_SECONDS, self.channel.close)
+        try:
+            root, self._pid = await self.channel.hello()
+        finally:
+            timer.cancel()
+        areas = [*HOMES.values()] if self._able.users else [HOMES["agent"]]
+        self.tree = Tree(root, self.spec.workdir, [*areas, "/tmp"])
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._oom = self._group.oom_kills() if self._group is not None else 0
+        self._started = True
+        watch(self)
+
+    def _lost(self) -> WorkspaceLostError:
+        if self._stopped:
+            return WorkspaceLostError("this workspace was stopped")
+        if not self._started and self._launched is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._launched.process.wait(timeout=0.2)
+            said = self._launched.complaint() or "bubblewrap said nothing"
+            return WorkspaceLostError(f"the box could not be started: {said}")
+        why = "its supervisor ended"
+        if self._group is not None and self.oom_since():
+            why = f"out of memory (limit {self.spec.limits.memory_mb} MiB)"
+        return WorkspaceLostError(f"the box died: {why}")
+
+    async def snapshot(self) -> LocalSnapshot:
+        """Freeze a copy of what the box has changed."""
+        await self.ensure_started()
+        return LocalSnapshot(await asyncio.to_thread(self._need_files().freeze))
+
+    async def restore(self, snapshot: object) -> None:
+        """End the box's processes and start it again from the snapshot's files."""
+        if not isinstance(snapshot, LocalSnapshot) or snapshot.discarded:
+            raise InputError("expected a snapshot of a local workspace that was not discarded")
+        await self.ensure_started()
+        self._end_processes()
+        await asyncio.to_thread(self._wait_ended)
+        await asyncio.to_thread(self._need_files().replace, snapshot.stack.copy())
+        await self.ensure_started()
+
+    async def fork(self, n: int) -> list[LocalWorkspace]:
+        """``n`` boxes with this one's files. Their processes come up with their first use."""
+        if n < 1:
+            raise InputError(f"expected to fork into at least one box, got {n}")
+        await self.ensure_started()
+        files = self._need_files()
+        stack = await asyncio.to_thread(files.freeze)
+        try:
+            return [type(self)(self.spec, stack=stack.copy()) for _ in range(n)]
+        finally:
+            stack.release()
+
+    def _need_files(self) -> Files:
+        if self._files is None:
+            raise WorkspaceLostError("the box has no files: it was stopped")
+        return self._files
+
+    def changed(self) -> Path:
+        """The folder of the host that holds what the box wrote."""
+        return self._need_files().changed()
+
+    @property
+    def running(self) -> bool:
+        return self._started and not self._stopped
+
+    def kill_for(self, reason: str) -> None:
+        """Kill every process from any thread, and say why in the next result."""
+        self._note = f"m2gym: {reason}\n".encode()
+        with contextlib.suppress(InfraError, OSError):
+            self.channel.kill_everything_later()
+
+    async def stop(self) -> None:
+        """Kill and remove everything of the box; idempotent."""
+        starting = self._starting
+        if starting is not None:
+            with contextlib.suppress(InfraError, asyncio.CancelledError):
+                await starting
+        if not self._stopped:
+            self._stopped = True
+            self._end_processes()
+            await asyncio.to_thread(self._remove)
+
+    def stop_now(self) -> None:
+        """`stop` without an event loop."""
+        if not self._stopped:
+            self._stopped = True
+            self._end_processes()
+            self._remove()
+
+    def _end_processes(self) -> None:
+        self._started = False
+        if self._launched is None:
+            return
+        self.channel.close()
+        self._drop_streams()
+        if self._pid > 0:
+            self.tree.close()
+
+    def _wait_ended(self) -> None:
+        launched, self._launched = self._launched, None
+        pid, self._pid = self._pid, -1
+        if launched is None:
+            return
+        process = launched.process
+        try:
+            process.wait(timeout=2.0 if pid > 0 else 0.5)
+        except subprocess.TimeoutExpired:
+            for victim in (pid, process.pid):
+                if victim > 0:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                raise InfraError(f"process {process.pid} of a box cannot be killed") from None
+
+    def _remove(self) -> None:
+        self._wait_ended()
+        if self._group is not None:
+            self._group.remove()
+            self._group = None
+        if self._files is not None:
+            self._files.remove()
+            self._files = None
+        elif self._stack is not None:
+            self._stack.release()
+            self._stack = None
+        self._state.live.pop(self.name, None)
+
+
+def _bases_of() -> Bases:
+    with _bases_guard:
+        key = os.getpid()
+        if key not in _bases:
+            _bases.clear()
+            _bases[key] = Bases(bubblewrap.require().owners)
+        return _bases[key]

@@ -1,0 +1,88 @@
+"""The disk limit: one thread looks at what running boxes have written and kills those over it.
+
+``RLIMIT_FSIZE`` bounds one file at once; this bounds their sum, seconds later than a quota would.
+Measuring costs time in proportion to the number of changed files, and the thread rests ten times
+as long as it measured.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Protocol
+
+PERIOD = 0.5
+"""Seconds between looks, at least; the project's choice."""
+
+
+class Watched(Protocol):
+    """A box that the thread looks at."""
+
+    spec: object
+
+    @property
+    def running(self) -> bool: ...
+    def changed(self) -> Path: ...
+    def kill_for(self, reason: str) -> None: ...
+
+
+_boxes: weakref.WeakSet[Watched] = weakref.WeakSet()
+_guard = threading.Lock()
+_thread: threading.Thread | None = None
+
+
+def watch(box: Watched) -> None:
+    """Hold a box to its ``limits.disk_mb`` while it runs."""
+    global _thread
+    if _limit(box) is None:
+        return
+    with _guard:
+        _boxes.add(box)
+        if _thread is None or not _thread.is_alive():
+            _thread = threading.Thread(target=_look, name="m2gym-disk", daemon=True)
+            _thread.start()
+
+
+def used(folder: Path, enough: int) -> int:
+    """Bytes allotted below a folder; stops counting beyond ``enough``."""
+    total, stack = 0, [os.fspath(folder)]
+    while stack and total <= enough:
+        try:
+            with os.scandir(stack.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    total += info.st_blocks * 512
+                    if stat.S_ISDIR(info.st_mode):
+                        stack.append(entry.path)
+        except OSError:
+            continue
+    return total
+
+
+def _limit(box: Watched) -> int | None:
+    megabytes: int | None = box.spec.limits.disk_mb  # type: ignore[attr-defined]
+    return None if megabytes is None else megabytes << 20
+
+
+def _look() -> None:
+    while True:
+        began = time.monotonic()
+        with _guard:
+            boxes = [box for box in _boxes if box.running]
+        if not boxes:
+            with _guard:
+                if not any(box.running for box in _boxes):
+                    return
+        for box in boxes:
+            limit = _limit(box)
+            try:
+                if limit is not None and used(box.changed(), limit) > limit:
+                    box.kill_for(f"the disk limit of {limit >> 20} MiB was exceeded")
+            except OSError:
+                continue
+        del boxes
+        time.sleep(max(PERIOD, 10 * (time.monotonic() - began)))

@@ -1,0 +1,460 @@
+/*
+ * The helper of a box. It has two parts, each the twin of a function in supervisor.py:
+ *
+ *   supervisor launch [--cgroup FILE] [--private] [--overlay OPTIONS DEST] [--rbind SRC DEST]
+ *                     [--map BASE | --self] -- PROGRAM ARG...
+ *       prepares mounts and user ids, then becomes PROGRAM (bubblewrap).
+ *   supervisor serve FD NPROC AS FSIZE CPU
+ *       process 1 of the box: starts, signals and kills commands at the host's request.
+ *
+ * Requests and replies are packets on the socket FD; channel.py documents them. A command's pipes
+ * are made by the host and arrive with the request, so no byte of its output passes through here.
+ *
+ * Each command has a minder between it and process 1: a child subreaper, so that whatever the
+ * command leaves behind (setsid, double forks) stays below the minder and can be found and killed.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { EXEC = 1, KILL = 2, SIGNAL = 3, KILLALL = 4, LISTEN = 5 };
+enum { HELLO = 100, EXITED = 101, FAILED = 102, GONE = 103, SOCKET = 104 };
+enum { STAGE_FORK = 1, STAGE_CWD = 2, STAGE_USER = 3, STAGE_EXEC = 4 };
+enum { MAX_FDS = 16, SLOTS = 4096, FIRST_EXTRA_FD = 197, BUFFER = 1 << 18 };
+
+struct request {
+    uint32_t op, id;
+    int32_t a, b; /* EXEC: uid, gid (-1: keep) · KILL, SIGNAL: target id, signal · LISTEN: port */
+    uint32_t argc, envc;
+};
+
+struct reply {
+    uint32_t op, id;
+    int32_t a, b; /* EXITED: wait status · FAILED: errno, stage */
+};
+
+struct shared { /* written by a minder, read by process 1 */
+    volatile int32_t main, reported;
+};
+
+struct slot {
+    uint32_t id;
+    pid_t minder;
+    int killing;
+};
+
+static int channel;
+static struct slot slots[SLOTS];
+static struct shared *shared;
+static rlim_t limits[4];
+static const int limit_names[4] = {RLIMIT_NPROC, RLIMIT_AS, RLIMIT_FSIZE, RLIMIT_CPU};
+
+static void die(const char *what) {
+    fprintf(stderr, "supervisor: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+/* ---------------------------------------------------------------- launch */
+
+static void write_file(const char *path, const char *text) {
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0) die(path);
+    close(fd);
+}
+
+static void map_range(const char *base) {
+    int go[2];
+    char byte;
+    if (pipe2(go, O_CLOEXEC) < 0) die("pipe");
+    pid_t parent = getpid(), writer = fork();
+    if (writer < 0) die("fork");
+    if (writer == 0) {
+        char path[64], text[64];
+        close(go[1]);
+        if (read(go[0], &byte, 1) != 1) _exit(1);
+        snprintf(text, sizeof text, "0 %s 65536", base);
+        snprintf(path, sizeof path, "/proc/%d/uid_map", parent);
+        write_file(path, text);
+        snprintf(path, sizeof path, "/proc/%d/gid_map", parent);
+        write_file(path, text);
+        _exit(0);
+    }
+    int status;
+    if (unshare(CLONE_NEWUSER) < 0) die("a new user namespace");
+    if (write(go[1], "x", 1) != 1) die("pipe");
+    if (waitpid(writer, &status, 0) < 0 || status != 0) {
+        fprintf(stderr, "supervisor: the map of user ids was refused\n");
+        exit(1);
+    }
+    close(go[0]);
+    close(go[1]);
+    if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0) die("setuid");
+}
+
+static void map_self(uid_t uid, gid_t gid) {
+    char text[64];
+    write_file("/proc/self/setgroups", "deny");
+    snprintf(text, sizeof text, "%u %u 1", uid, uid);
+    write_file("/proc/self/uid_map", text);
+    snprintf(text, sizeof text, "%u %u 1", gid, gid);
+    write_file("/proc/self/gid_map", text);
+}
+
+static int launch(int argc, char **argv) {
+    int i = 2;
+    for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (!strcmp(argv[i], "--cgroup")) {
+            write_file(argv[++i], "0");
+        } else if (!strcmp(argv[i], "--self")) {
+            uid_t uid = getuid();
+            gid_t gid = getgid();
+            if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0) die("a new user namespace");
+            map_self(uid, gid);
+        } else if (!strcmp(argv[i], "--private")) {
+            if (unshare(CLONE_NEWNS) < 0) die("a new mount namespace");
+            if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) die("private mounts");
+        } else if (!strcmp(argv[i], "--overlay")) {
+            if (mount("overlay", argv[i + 2], "overlay", MS_NODEV | MS_NOSUID, argv[i + 1]) < 0)
+                die("overlay");
+            i += 2;
+        } else if (!strcmp(argv[i], "--rbind")) {
+            if (mount(argv[i + 1], argv[i + 2], NULL, MS_BIND | MS_REC, NULL) < 0) die(argv[i + 1]);
+            i += 2;
+        } else if (!strcmp(argv[i], "--map")) {
+            map_range(argv[++i]);
+        } else {
+            errno = EINVAL;
+            die(argv[i]);
+        }
+    }
+    if (i + 1 >= argc) return 2;
+    execv(argv[i + 1], argv + i + 1);
+    die(argv[i + 1]);
+    return 1;
+}
+
+/* ----------------------------------------------------------------- serve */
+
+static void send_reply(uint32_t op, uint32_t id, int32_t a, int32_t b, int fd) {
+    struct reply body = {op, id, a, b};
+    struct iovec part = {&body, sizeof body};
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (fd >= 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(head), &fd, sizeof fd);
+    }
+    while (sendmsg(channel, &message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+    }
+}
+
+static void run_command(struct request *request, char *cwd, char **argv, char **envp, int *fds,
+                        int count, volatile int *error, volatile int *stage) {
+    sigset_t none;
+    setsid();
+    for (int n = 0; n < count; n++)
+        if (dup2(fds[n], n < 3 ? n : FIRST_EXTRA_FD + n - 3) < 0) goto fail;
+    for (int n = 0; n < 4; n++) {
+        struct rlimit limit = {limits[n], limits[n]};
+        if (limits[n] != RLIM_INFINITY) setrlimit(limit_names[n], &limit);
+    }
+    struct rlimit core = {0, 0};
+    setrlimit(RLIMIT_CORE, &core);
+    *stage = STAGE_USER;
+    if (request->b >= 0) {
+        gid_t gid = request->b;
+        if (syscall(SYS_setgroups, 1, &gid) < 0 || syscall(SYS_setresgid, gid, gid, gid) < 0)
+            goto fail;
+    }
+    if (request->a >= 0 && syscall(SYS_setresuid, request->a, request->a, request->a) < 0)
+        goto fail;
+    *stage = STAGE_CWD;
+    if (chdir(cwd) < 0) goto fail;
+    *stage = STAGE_EXEC;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    umask(022);
+    execvpe(argv[0], argv, envp);
+fail:
+    *error = errno;
+    _exit(127);
+}
+
+static void mind(struct request *request, char *cwd, char **argv, char **envp, int *fds, int count,
+                 struct shared *mine) {
+    volatile int error = 0, stage = STAGE_FORK;
+    int status;
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    pid_t child = vfork();
+    if (child == 0) run_command(request, cwd, argv, envp, fds, count, &error, &stage);
+    if (child < 0) error = errno;
+    for (int n = 0; n < count; n++) close(fds[n]);
+    if (error) {
+        mine->reported = 1;
+        send_reply(FAILED, request->id, error, stage, -1);
+    }
+    mine->main = child;
+    for (;;) {
+        pid_t pid = wait4(-1, &status, 0, NULL);
+        if (pid < 0 && errno == ECHILD) _exit(0);
+        if (pid == child && !mine->reported) {
+            mine->main = 0;
+            mine->reported = 1;
+            send_reply(EXITED, request->id, status, 0, -1);
+        }
+    }
+}
+
+static struct slot *find(uint32_t id) {
+    for (int n = 0; n < SLOTS; n++)
+        if (slots[n].minder && slots[n].id == id) return &slots[n];
+    return NULL;
+}
+
+static void start(struct request *request, char *text, size_t size, int *fds, int count) {
+    static char *pointers[8192];
+    struct slot *slot = NULL;
+    size_t total = (size_t)request->argc + request->envc + 3, at = 0;
+    char *end = text + size, *cwd = text;
+    for (int n = 0; n < SLOTS && !slot; n++)
+        if (!slots[n].minder) slot = &slots[n];
+    if (!slot || total > 8192 || size == 0 || end[-1] != 0 || request->argc == 0) {
+        send_reply(FAILED, request->id, slot ? E2BIG : EAGAIN, STAGE_FORK, -1);
+        return;
+    }
+    char *next = text + strlen(text) + 1;
+    for (uint32_t n = 0; n < request->argc + request->envc; n++) {
+        if (n == request->argc) pointers[at++] = NULL;
+        if (next >= end) break;
+        pointers[at++] = next;
+        next += strlen(next) + 1;
+    }
+    if (request->envc == 0) pointers[at++] = NULL;
+    pointers[at] = NULL;
+    struct shared *mine = &shared[slot - slots];
+    mine->main = mine->reported = 0;
+    pid_t minder = fork();
+    if (minder == 0)
+        mind(request, cwd, pointers, pointers + request->argc + 1, fds, count, mine);
+    if (minder < 0) {
+        send_reply(FAILED, request->id, errno, STAGE_FORK, -1);
+        return;
+    }
+    *slot = (struct slot){request->id, minder, 0};
+}
+
+/* Kill everything below `root`, not itself; what forks meanwhile is found by the next call. */
+static void kill_below(pid_t root) {
+    static pid_t pids[65536], parents[65536];
+    static char marked[65536];
+    int count = 0, grew = 1;
+    DIR *proc = opendir("/proc");
+    if (!proc) return;
+    for (struct dirent *entry; count < 65536 && (entry = readdir(proc));) {
+        char path[300], text[512], *close_paren;
+        pid_t pid = atoi(entry->d_name);
+        if (pid <= 0) continue;
+        snprintf(path, sizeof path, "/proc/%d/stat", pid);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) continue;
+        ssize_t length = read(fd, text, sizeof text - 1);
+        close(fd);
+        if (length <= 0) continue;
+        text[length] = 0;
+        if (!(close_paren = strrchr(text, ')'))) continue;
+        pids[count] = pid;
+        parents[count] = atoi(close_paren + 4);
+        marked[count++] = 0;
+    }
+    closedir(proc);
+    while (grew) {
+        grew = 0;
+        for (int n = 0; n < count; n++) {
+            if (marked[n] || pids[n] == root) continue;
+            int below = parents[n] == root;
+            for (int m = 0; m < count && !below; m++) below = marked[m] && pids[m] == parents[n];
+            if (below) {
+                marked[n] = 1;
+                grew = 1;
+                kill(pids[n], SIGKILL);
+            }
+        }
+    }
+}
+
+static void kill_everything(void) {
+    if (getpid() == 1)
+        kill(-1, SIGKILL);
+    else
+        kill_below(getpid());
+}
+
+static void reap(void) {
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        for (int n = 0; n < SLOTS; n++) {
+            if (slots[n].minder != pid) continue;
+            if (!shared[n].reported) send_reply(EXITED, slots[n].id, SIGKILL, 0, -1);
+            if (slots[n].killing) send_reply(GONE, slots[n].id, 0, 0, -1);
+            slots[n].minder = 0;
+            break;
+        }
+    }
+}
+
+static void give_listener(struct request *request) {
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(request->a)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 128) < 0)
+        send_reply(FAILED, request->id, errno, 0, -1);
+    else
+        send_reply(SOCKET, request->id, 0, 0, fd);
+    if (fd >= 0) close(fd);
+}
+
+static int receive(char *buffer, int *fds, int *count, size_t *size) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {buffer, BUFFER};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    ssize_t length = recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
+    *count = 0;
+    if (length < 0) return errno == EINTR || errno == EAGAIN ? 0 : -1;
+    if (length == 0) return -1;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head))
+        if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
+            *count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(fds, CMSG_DATA(head), *count * sizeof(int));
+        }
+    *size = length;
+    return 1;
+}
+
+static int serve(int argc, char **argv) {
+    static char buffer[BUFFER];
+    int fds[MAX_FDS], count, killing_all = 0;
+    uint32_t kill_all_id = 0;
+    size_t size = 0;
+    sigset_t set;
+    if (argc < 7) return 2;
+    channel = atoi(argv[2]);
+    fcntl(channel, F_SETFD, FD_CLOEXEC);
+    for (int n = 0; n < 4; n++) {
+        long long value = atoll(argv[3 + n]);
+        limits[n] = value < 0 ? RLIM_INFINITY : (rlim_t)value;
+    }
+    prctl(PR_SET_DUMPABLE, 0);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    shared = mmap(NULL, sizeof(struct shared) * SLOTS, PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (shared == MAP_FAILED || signals < 0 || root < 0) die("start");
+    send_reply(HELLO, 0, 0, 0, root);
+    close(root);
+    for (;;) {
+        struct pollfd waits[2] = {{channel, POLLIN, 0}, {signals, POLLIN, 0}};
+        int any = killing_all;
+        for (int n = 0; n < SLOTS && !any; n++) any = slots[n].minder && slots[n].killing;
+        poll(waits, 2, any ? 1 : -1);
+        if (waits[1].revents) {
+            struct signalfd_siginfo info;
+            while (read(signals, &info, sizeof info) > 0) {
+            }
+            reap();
+        }
+        if (waits[0].revents) {
+            int got = receive(buffer, fds, &count, &size);
+            if (got < 0) break;
+            struct request *request = (struct request *)buffer;
+            struct slot *slot;
+            if (got && size >= sizeof *request) switch (request->op) {
+                case EXEC:
+                    start(request, buffer + sizeof *request, size - sizeof *request, fds, count);
+                    break;
+                case KILL:
+                    if ((slot = find(request->a)))
+                        slot->killing = 1;
+                    else
+                        send_reply(GONE, request->a, 0, 0, -1);
+                    break;
+                case SIGNAL:
+                    if ((slot = find(request->a)) && shared[slot - slots].main > 0)
+                        kill(-shared[slot - slots].main, request->b);
+                    break;
+                case KILLALL:
+                    killing_all = 1;
+                    kill_all_id = request->id;
+                    break;
+                case LISTEN:
+                    give_listener(request);
+                    break;
+            }
+            for (int n = 0; n < count; n++) close(fds[n]);
+        }
+        for (int n = 0; n < SLOTS; n++)
+            if (slots[n].minder && slots[n].killing) kill_below(slots[n].minder);
+        if (killing_all) {
+            kill_everything();
+            reap();
+            if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD) {
+                killing_all = 0;
+                send_reply(GONE, kill_all_id, 0, 0, -1);
+            }
+        }
+    }
+    if (getpid() != 1)
+        for (int n = 0; n < 2000; n++) {
+            kill_below(getpid());
+            while (waitpid(-1, NULL, WNOHANG) > 0) {
+            }
+            if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD) break;
+            usleep(1000);
+        }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 2 && !strcmp(argv[1], "launch")) return launch(argc, argv);
+    if (argc > 2 && !strcmp(argv[1], "serve")) return serve(argc, argv);
+    fprintf(stderr, "usage: supervisor launch ... -- PROGRAM | supervisor serve FD ...\n");
+    return 2;
+}
