@@ -1,4 +1,4 @@
-"""Triton kernels for training and running M2-shaped mixtures of experts, and their torch references.
+"""Triton kernels for M2-shaped mixtures of experts, trained and served, and torch references.
 
 The room imports nothing of ours, and importing it imports neither torch nor triton: take the
 module that is needed.

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 """The router in two launches: scores, top-k and weights; then the sort by expert.
 
 A *plan* lays the (token, choice) slots out as rows sorted by expert, every expert's rows padded

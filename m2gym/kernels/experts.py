@@ -1,0 +1,127 @@
+# mypy: disable-error-code="no-untyped-call"
+"""The mixture of experts, forward and backward, as one autograd function.
+
+    forward    rows = permute(x)  ->  inner = SwiGLU(rows @ gate_up)  ->  y = inner @ down
+               ->  out = sum_k w_k y
+    saved      x and gate_up's output before the activation: 4·I bytes a row in bf16
+    backward   d_rows = permute(d_out)  ->  d_inner = d_rows @ down  ->  SwiGLU's backward (the
+               activation recomputed; d_w = <d_inner, inner>, so y need not be kept)
+               ->  d_down, d_gate_up = sums over rows  ->  d_x = combine(d_gate_up @ gate_up)
+
+No atomics anywhere: equal inputs give equal bits, on any schedule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from m2gym.kernels import router
+from m2gym.kernels.grouped import over_rows, sum_rows
+from m2gym.kernels.router import Plan
+from m2gym.kernels.rows import combine, permute, swiglu_backward
+from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
+from m2gym.kernels.tuning import row_tile
+
+_KERNEL = "experts"
+
+
+def _check(
+    hidden: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, weights: torch.Tensor
+) -> None:
+    check_runnable(_KERNEL, hidden, gate_up, down, weights)
+    check_float(_KERNEL, hidden=hidden, gate_up=gate_up, down=down)
+    experts, double, width = gate_up.shape
+    if hidden.shape[-1] != width or tuple(down.shape) != (experts, width, double // 2):
+        raise KernelRefusal(
+            f"{_KERNEL}: needs hidden (T, H), gate_up (E, 2I, H), down (E, H, I), got "
+            f"{tuple(hidden.shape)}, {tuple(gate_up.shape)}, {tuple(down.shape)}"
+        )
+    if width % 16 or double % 32:
+        raise KernelRefusal(
+            f"{_KERNEL}: hidden and inner width must be multiples of 16, got {width} and "
+            f"{double // 2}; use the eager experts for such a model"
+        )
+    for name, tensor in (("gate_up", gate_up), ("down", down)):
+        if not tensor.is_contiguous():
+            raise KernelRefusal(f"{_KERNEL}: {name} must be contiguous; call .contiguous() once")
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        gate_up: torch.Tensor,
+        down: torch.Tensor,
+        weights: torch.Tensor,
+        plan: Plan,
+        keep: bool,
+    ) -> torch.Tensor:
+        inner, kept = over_rows("up", permute(hidden, plan), gate_up, plan, swiglu=True, keep=keep)
+        y, _ = over_rows("down", inner, down, plan)
+        del inner
+        if keep:
+            ctx.save_for_backward(hidden, gate_up, down, weights, kept)
+            ctx.plan = plan
+        return combine(y, weights, plan)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: torch.Tensor) -> Any:
+        hidden, gate_up, down, weights, kept = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        need_hidden, need_gate_up, need_down = ctx.needs_input_grad[:3]
+        d_rows = permute(d_out.contiguous(), plan)
+        d_inner, _ = over_rows("d_inner", d_rows, down, plan, transposed=True)
+        d_kept, d_weights = swiglu_backward(d_inner, kept, weights, plan)
+        d_down = sum_rows("d_down", d_rows, d_inner, plan) if need_down else None
+        del d_rows, d_inner, kept
+        d_gate_up = d_hidden = None
+        if need_gate_up:
+            d_gate_up = sum_rows("d_gate_up", d_kept, permute(hidden, plan), plan)
+        if need_hidden:
+            y, _ = over_rows("d_rows", d_kept, gate_up, plan, transposed=True)
+            d_hidden = combine(y, None, plan)
+        return d_hidden, d_gate_up, d_down, d_weights.to(weights.dtype), None, None
+
+
+def experts(
+    hidden_T_H: torch.Tensor,
+    gate_up_E_2I_H: torch.Tensor,
+    down_E_H_I: torch.Tensor,
+    index_T_K: torch.Tensor,
+    weights_T_K: torch.Tensor,
+    *,
+    plan: Plan | None = None,
+) -> torch.Tensor:
+    """sum_k w_k · down(silu(gate(x)) · up(x)) over each token's experts, differentiable.
+
+    Deterministic. Products are bf16 (or fp16) with fp32 sums; fp32 operands are multiplied in
+    full fp32 (no tf32), which is slow.
+
+    Args:
+        gate_up_E_2I_H: gate rows, then up rows, of every expert (transformers' layout).
+        index_T_K: expert ids; an id outside ``[0, E)`` drops its slot.
+        weights_T_K: the slots' weights, any floating type.
+        plan: the router's plan for these ids, when it is at hand already.
+
+    Raises:
+        KernelRefusal: a device, type, shape or layout the kernels cannot take.
+    """
+    hidden = hidden_T_H.contiguous()
+    _check(hidden, gate_up_E_2I_H, down_E_H_I, weights_T_K)
+    count = gate_up_E_2I_H.shape[0]
+    if index_T_K.shape != weights_T_K.shape or index_T_K.shape[0] != hidden.shape[0]:
+        raise KernelRefusal(
+            f"{_KERNEL}: index and weights must be (T, K) for {hidden.shape[0]} tokens, got "
+            f"{tuple(index_T_K.shape)} and {tuple(weights_T_K.shape)}"
+        )
+    if not hidden.shape[0]:
+        return hidden * 1
+    if plan is None:
+        plan = router.plan(index_T_K, count, row_tile(index_T_K.numel(), count))
+    inputs = (hidden, gate_up_E_2I_H, down_E_H_I, weights_T_K.contiguous())
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    out: torch.Tensor = _Experts.apply(*inputs, plan, keep)
+    return out

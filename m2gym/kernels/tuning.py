@@ -1,0 +1,121 @@
+"""Tile shapes of the grouped products, by card.
+
+``python -m m2gym.kernels.bench --tune`` measures them. A card that is not in the table works with
+Hopper's, and says so once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from m2gym.kernels.support import fit
+
+Product = Literal["up", "down", "d_inner", "d_rows", "d_down", "d_gate_up"]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a grouped product is cut.
+
+    Attributes:
+        rows: rows of an output tile (for the products over rows: the plan's ``align``).
+        cols: columns of an output tile.
+        depth: elements of one step along the summed dimension.
+        warps: warps of a program; stages: steps in flight.
+        specialize: separate warps for copies (Triton's ``warp_specialize``).
+        swap: compute the transpose, weights first: for tiles of fewer than 64 rows.
+        group: row tiles that share the columns' weights before the next columns.
+    """
+
+    rows: int
+    cols: int
+    depth: int
+    warps: int
+    stages: int
+    specialize: bool = False
+    swap: bool = False
+    group: int = 8
+
+
+_HOPPER: dict[tuple[Product, int], Tiles] = {
+    ("up", 128): Tiles(128, 128, 64, 8, 4, specialize=True),
+    ("down", 128): Tiles(128, 256, 64, 8, 3),
+    ("d_inner", 128): Tiles(128, 256, 64, 8, 3),
+    ("d_rows", 128): Tiles(128, 256, 64, 8, 3),
+    ("d_down", 128): Tiles(128, 256, 64, 8, 3),
+    ("d_gate_up", 128): Tiles(128, 256, 64, 8, 3),
+    ("up", 64): Tiles(64, 128, 64, 4, 3),
+    ("down", 64): Tiles(64, 256, 64, 4, 3),
+    ("d_inner", 64): Tiles(64, 256, 64, 4, 3),
+    ("d_rows", 64): Tiles(64, 256, 64, 4, 3),
+    ("d_down", 64): Tiles(128, 256, 64, 8, 3),
+    ("d_gate_up", 64): Tiles(128, 256, 64, 8, 3),
+    ("up", 16): Tiles(16, 128, 64, 4, 5, swap=True, group=1),
+    ("down", 16): Tiles(16, 128, 128, 4, 5, swap=True, group=1),
+    ("d_inner", 16): Tiles(16, 128, 64, 4, 5, swap=True, group=1),
+    ("d_rows", 16): Tiles(16, 128, 64, 4, 5, swap=True, group=1),
+    ("d_down", 16): Tiles(128, 256, 16, 8, 3),
+    ("d_gate_up", 16): Tiles(128, 256, 16, 8, 3),
+}
+TABLES: dict[str, dict[tuple[Product, int], Tiles]] = {
+    "NVIDIA H100": _HOPPER,
+    "NVIDIA H200": _HOPPER,
+}
+_said: set[str] = set()
+
+
+def row_tile(slots: int, experts: int) -> int:
+    """Rows of a tile that fit the average load: 16, 64 or 128.
+
+    >>> row_tile(256 * 8, 256), row_tile(2048 * 8, 256), row_tile(16384 * 8, 256)
+    (16, 64, 128)
+    """
+    mean = slots / experts
+    if mean <= 24:
+        return 16
+    return 64 if mean <= 96 else 128
+
+
+def _table(device: torch.device) -> dict[tuple[Product, int], Tiles]:
+    if device.type != "cuda":
+        return _HOPPER
+    name = torch.cuda.get_device_name(device)
+    for known, table in TABLES.items():
+        if name.startswith(known):
+            return table
+    if name not in _said:
+        _said.add(name)
+        warnings.warn(
+            f"m2gym.kernels: no tile table for {name}; using Hopper's. "
+            "`python -m m2gym.kernels.bench --tune` measures one.",
+            stacklevel=3,
+        )
+    return _HOPPER
+
+
+def tiles(
+    product: Product, align: int, cols: int, depth: int, dtype: torch.dtype, device: torch.device
+) -> Tiles:
+    """The tiles of one product, cut down to divide its ``cols`` and ``depth``.
+
+    For the products that sum over rows (``d_down``, ``d_gate_up``) pass the output's rows as
+    ``depth``: they bound ``Tiles.rows``, and ``align`` bounds the step.
+    """
+    size = min((128, 64, 16), key=lambda known: (known > align, abs(known - align)))
+    found = _table(device)[product, size]
+    if dtype == torch.float32:
+        # The same tile in fp32 takes twice the shared memory, and IEEE products no tensor cores.
+        found = replace(
+            found, rows=min(found.rows, 64), cols=64, depth=min(found.depth, 32), stages=2,
+            specialize=False,
+        )  # fmt: skip
+    if product in ("d_down", "d_gate_up"):
+        return replace(
+            found, rows=fit(found.rows, depth), cols=fit(found.cols, cols),
+            depth=min(found.depth, align),
+        )  # fmt: skip
+    return replace(found, rows=align, cols=fit(found.cols, cols), depth=fit(found.depth, depth))

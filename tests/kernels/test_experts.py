@@ -1,0 +1,167 @@
+"""The mixture against a float64 reference: values, gradients and every awkward load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from m2gym.kernels import reference, router
+from m2gym.kernels.experts import experts
+from m2gym.kernels.support import KernelRefusal
+
+GRADS = ("hidden", "gate_up", "down", "weights")
+
+
+def inputs(
+    tokens: int, hidden: int, inner: int, count: int, top_k: int, dtype: torch.dtype, device: str
+) -> dict[str, torch.Tensor]:
+    def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*shape, device=device) * scale).to(dtype)
+
+    return {
+        "hidden": draw(tokens, hidden),
+        "gate_up": draw(count, 2 * inner, hidden, scale=hidden**-0.5),
+        "down": draw(count, hidden, inner, scale=inner**-0.5),
+        "index": torch.rand(tokens, count, device=device).topk(top_k).indices,
+        "weights": torch.rand(tokens, top_k, device=device),
+    }
+
+
+def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+    assert not got.isnan().any()
+    got, want = got.detach().double(), want.detach()
+    return float((got - want).norm() / want.norm().clamp(min=1e-30))
+
+
+def check(case: dict[str, torch.Tensor], bound: float, align: int | None = None) -> None:
+    """Output and all gradients within ``bound`` of float64, relative in norm."""
+    ours = {k: v.clone().requires_grad_() if k in GRADS else v for k, v in case.items()}
+    truth = {k: v.double().requires_grad_() if k in GRADS else v for k, v in case.items()}
+    plan = align and router.plan(case["index"], case["gate_up"].shape[0], align)
+    out = experts(*(ours[k] for k in ("hidden", "gate_up", "down", "index", "weights")),
+                  plan=plan or None)  # fmt: skip
+    want = reference.experts(**{f"{k}{s}": truth[k] for k, s in zip(
+        ("hidden", "gate_up", "down", "index", "weights"),
+        ("_T_H", "_E_2I_H", "_E_H_I", "_T_K", "_T_K"), strict=True)})  # fmt: skip
+    assert relative(out, want) < bound
+    upstream = torch.randn_like(out)
+    out.backward(upstream)
+    want.backward(upstream.double())
+    for name in GRADS:
+        got, right = ours[name].grad, truth[name].grad
+        assert got is not None
+        assert right is not None
+        assert relative(got, right) < bound, name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
+)
+def test_matches_float64(dtype: torch.dtype, bound: float, device: str) -> None:
+    check(inputs(37, 48, 32, 5, 2, dtype, device), bound)
+
+
+@pytest.mark.parametrize("align", [16, 64, 128])
+def test_every_tile_size(align: int, device: str) -> None:
+    check(inputs(150, 64, 48, 3, 2, torch.float32, device), 1e-5, align)
+
+
+def all_to_one(case: dict[str, torch.Tensor]) -> None:
+    case["index"][:, 0] = 2
+    case["index"][:, 1] = 3
+
+
+def repeated(case: dict[str, torch.Tensor]) -> None:
+    case["index"][::2] = 1
+
+
+def zipf(case: dict[str, torch.Tensor]) -> None:
+    scores = torch.rand_like(case["weights"][:, :1].expand(-1, 7)).log() / torch.arange(
+        1, 8, device=case["index"].device
+    ).pow(-1.2)
+    case["index"] = scores.topk(case["index"].shape[1]).indices
+
+
+def dropped(case: dict[str, torch.Tensor]) -> None:
+    case["index"][::3, 0] = case["gate_up"].shape[0]
+
+
+@pytest.mark.parametrize("change", [all_to_one, repeated, zipf, dropped])
+def test_awkward_loads(change: Callable[[dict[str, torch.Tensor]], None], device: str) -> None:
+    case = inputs(45, 32, 32, 7, 2, torch.float32, device)
+    change(case)
+    check(case, 1e-5)
+
+
+def test_one_token(device: str) -> None:
+    check(inputs(1, 32, 16, 4, 3, torch.float32, device), 1e-5)
+
+
+def test_no_token(device: str) -> None:
+    case = inputs(0, 32, 16, 4, 3, torch.float32, device)
+    assert experts(*case.values()).shape == (0, 32)
+
+
+def test_experts_without_rows_get_zero_gradient(device: str) -> None:
+    case = inputs(8, 32, 16, 6, 2, torch.float32, device)
+    case["index"] = case["index"] % 2
+    gate_up = case["gate_up"].requires_grad_()
+    experts(*case.values()).sum().backward()
+    assert gate_up.grad is not None
+    assert (gate_up.grad[2:] == 0).all()
+    assert (gate_up.grad[:2] != 0).any()
+
+
+def test_nan_reaches_its_own_token_only(device: str) -> None:
+    case = inputs(20, 32, 16, 4, 2, torch.float32, device)
+    case["hidden"][7, 3] = float("nan")
+    bad = experts(*case.values()).isnan().any(dim=1)
+    assert bad.nonzero().flatten().tolist() == [7]
+
+
+def test_equal_bits_every_time(device: str) -> None:
+    case = inputs(60, 32, 32, 5, 2, torch.bfloat16, device)
+    grads = []
+    for _ in range(2):
+        hidden = case["hidden"].clone().requires_grad_()
+        down = case["down"].clone().requires_grad_()
+        out = experts(hidden, case["gate_up"], down, case["index"], case["weights"])
+        out.backward(torch.ones_like(out))
+        grads.append((out.detach(), hidden.grad, down.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))  # type: ignore[arg-type]
+
+
+def test_no_grad_keeps_nothing(device: str) -> None:
+    case = inputs(5, 32, 16, 4, 2, torch.float32, device)
+    case["down"].requires_grad_()
+    with torch.no_grad():
+        assert experts(*case.values()).grad_fn is None
+
+
+def test_the_routers_plan_is_taken(device: str) -> None:
+    case = inputs(30, 32, 16, 4, 2, torch.float32, device)
+    weights, index, plan = router.route(torch.randn(30, 4, device=device), None, 2, align=16)
+    with_plan = experts(case["hidden"], case["gate_up"], case["down"], index, weights, plan=plan)
+    without = experts(case["hidden"], case["gate_up"], case["down"], index, weights)
+    torch.testing.assert_close(with_plan, without)
+
+
+def test_refusals(device: str) -> None:
+    case = inputs(5, 32, 16, 4, 2, torch.float32, device)
+    with pytest.raises(KernelRefusal, match="cast first"):
+        experts(**_named(case | {"hidden": case["hidden"].bfloat16()}))
+    with pytest.raises(KernelRefusal, match="down \\(E, H, I\\)"):
+        experts(**_named(case | {"down": case["down"].transpose(1, 2)}))
+    with pytest.raises(KernelRefusal, match="multiples of 16"):
+        experts(**_named(inputs(5, 24, 16, 4, 2, torch.float32, device)))
+    with pytest.raises(KernelRefusal, match="contiguous"):
+        experts(**_named(case | {"down": case["down"].transpose(1, 2).contiguous().mT}))
+    with pytest.raises(KernelRefusal, match="index and weights"):
+        experts(**_named(case | {"weights": case["weights"][:, :1]}))
+
+
+def _named(case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    suffix = {"hidden": "_T_H", "gate_up": "_E_2I_H", "down": "_E_H_I"}
+    return {k + suffix.get(k, "_T_K"): v for k, v in case.items()}
