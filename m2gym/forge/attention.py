@@ -3,8 +3,8 @@
 ``dense``: the whole mask, the reference. ``flex``: torch's FlexAttention with the tree's mask.
 ``rectangles``: per node one causal block over itself and one dense rectangle with all its
 descendants (contiguous in depth-first order), merged by log-sum-exp; nothing outside the tree's
-pairs is computed. Its backward treats each rectangle alone, given the merged output and log-sum-exp,
-which is what fused kernels take as well (``m2gym.kernels`` has the fast ones).
+pairs is computed. Its backward treats each rectangle alone, given the merged output and
+log-sum-exp, which is what fused kernels take as well (``m2gym.kernels`` has the fast ones).
 
 ::
 
