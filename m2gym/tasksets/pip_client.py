@@ -1,8 +1,9 @@
 """Run by another interpreter, never imported: fetches named files with that interpreter's pip.
 
-Reads ``{"folder": …, "files": [[project, file name or ==version], …]}`` from stdin, writes one JSON line a file
-to stdout. Only pip's own finder and downloader are used, with the user's configuration (index,
-proxies, certificates, credentials): nothing is built and no code of a package runs.
+Reads ``{"folder": …, "files": [[project, file name or ==version], …]}`` from stdin, writes one
+JSON line a file to stdout. Only pip's own finder and downloader are used, with the user's
+configuration (index, proxies, certificates, credentials): nothing is built and no code of a
+package runs.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from m2gym.tasksets.sdist import (
     EPOCH,
     Layout,
     PackageRejectedError,
+    entry_points,
     files_of,
     is_changelog,
     layout,
@@ -39,7 +40,7 @@ DIST = "/opt/m2gym/dist"
 PYTEST = ("pytest", "pluggy", "iniconfig", "packaging")
 """Pinned names every task needs to run its tests."""
 
-_FORMAT = 3
+_FORMAT = 4
 _LEFTOVERS = (".egg-info/", ".dist-info/")
 
 
@@ -209,6 +210,7 @@ def _finish(folder: Path, tree: _Tree, deleted: list[str]) -> None:
     info.mkdir(parents=True)
     text = f"Metadata-Version: 2.1\nName: {tree.project}\nVersion: {tree.version}\n"
     (info / "METADATA").write_text(text, encoding="utf-8")
+    (info / "entry_points.txt").write_text(entry_points(tree.path), encoding="utf-8")
     facts = {
         "sources": tree.layout.sources,
         "tests": tree.layout.tests,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -240,3 +241,22 @@ def metadata(root: Path) -> tuple[str, str]:
     if not headers["Name"] or not headers["Version"]:
         raise PackageRejectedError("PKG-INFO lacks Name or Version")
     return headers["Name"], headers["Version"]
+
+
+def entry_points(root: Path) -> str:
+    """The text of ``entry_points.txt`` that installing the unpacked archive would write."""
+    for path in sorted(root.glob("**/*.egg-info/entry_points.txt")):
+        return path.read_text(encoding="utf-8")
+    if not (root / "pyproject.toml").exists():
+        return ""
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return ""
+    groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
+    sections = (
+        "\n".join([f"[{group}]", *(f"{name} = {where}" for name, where in points.items()), ""])
+        for group, points in groups.items()
+        if points
+    )
+    return "\n".join(sections)

@@ -7,11 +7,11 @@ they, nor m2gym's own environment, show the agent another release of the package
 
 from __future__ import annotations
 
-import os
+import functools
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from m2gym.core.errors import InfraError
@@ -21,13 +21,23 @@ from m2gym.tasksets.fetch import RegistryFile, fetch
 from m2gym.tasksets.sdist import unpack
 
 TARGET = "/opt/m2gym/site"
+PYTHON = "/opt/m2gym/python"
+"""Where the interpreter's folder lies in the box when it lies outside ``/usr`` on the host."""
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def interpreter() -> Path:
     """The interpreter below any virtual environment, links resolved."""
     return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
+
+
+def boxed(path: Path) -> str:
+    """Where a path of the interpreter's installation lies in the box."""
+    prefix = Path(sys.base_prefix).resolve()
+    if prefix.is_relative_to("/usr") or not path.is_relative_to(prefix):
+        return str(path)
+    return f"{PYTHON}/{path.relative_to(prefix)}"
 
 
 def site_folder(files: Sequence[RegistryFile], cache: Cache, progress: Progress = silent) -> Path:
@@ -44,7 +54,7 @@ def site_folder(files: Sequence[RegistryFile], cache: Cache, progress: Progress 
         _compile(python, folder)
         (folder / "bin").mkdir(exist_ok=True)
         for link in ("python", "python3"):
-            (folder / "bin" / link).symlink_to(python)
+            (folder / "bin" / link).symlink_to(boxed(python))
         pytest = folder / "bin" / "pytest"
         pytest.write_text('#!/bin/sh\nexec python3 -m pytest "$@"\n', encoding="utf-8")
         pytest.chmod(0o755)
@@ -78,28 +88,33 @@ def python_mounts(cache: Cache) -> tuple[Mount, ...]:
     mounts: list[Mount] = []
     prefix = Path(sys.base_prefix).resolve()
     if not prefix.is_relative_to("/usr"):
-        mounts.append(Mount(source=prefix, target=str(prefix)))
+        mounts.append(Mount(source=prefix, target=PYTHON))
     empty = cache.folder("site", key_of("empty"), lambda folder: None)
-    mounts += [Mount(source=empty, target=path) for path in sorted(set(host_packages()))]
+    mounts += [Mount(source=empty, target=boxed(path)) for path in host_packages()]
     return tuple(mounts)
 
 
-def host_packages() -> Iterator[str]:
+@functools.cache
+def host_packages() -> tuple[Path, ...]:
     """Folders of installed Python packages that a box would otherwise see."""
-    for library in {"/usr/lib", "/usr/local/lib", str(Path(sys.base_prefix).resolve() / "lib")}:
-        for name in ("dist-packages", "site-packages"):
-            for found in Path(library).glob(f"python3*/{name}"):
-                if not found.is_symlink():
-                    yield str(found)
-    for kind in ("purelib", "platlib"):
-        path = sysconfig.get_path(kind, vars={"base": sys.base_prefix, "platbase": sys.base_prefix})
-        if Path(path).is_dir() and os.path.realpath(path) == path:
-            yield path
+    libraries = {Path("/usr/lib"), Path("/usr/local/lib"), Path(sys.base_prefix).resolve() / "lib"}
+    found = {
+        path
+        for library in libraries
+        for pattern in ("python3*/dist-packages", "python3*/site-packages")
+        for path in library.glob(pattern)
+        if path.is_dir() and path.resolve() == path
+    }
+    return tuple(sorted(found))
 
 
 def box_environment(python_path: Sequence[str]) -> dict[str, str]:
     """Variables of the box; ``python_path`` comes before the site folder."""
+    shared = sysconfig.get_config_var("Py_ENABLE_SHARED") and boxed(interpreter()).startswith(
+        PYTHON
+    )
     return {
+        **({"LD_LIBRARY_PATH": f"{PYTHON}/lib"} if shared else {}),
         "PATH": f"{TARGET}/bin:{SYSTEM_PATH}",
         "PYTHONPATH": ":".join([*python_path, TARGET]),
         "PYTHONHASHSEED": "0",
