@@ -1,0 +1,62 @@
+"""m2gym: Gymnasium environments over executable workspaces for LLM agents, and their training.
+
+>>> import m2gym
+>>> "swe-repo" in m2gym.list_envs()
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from m2gym import _builtin  # noqa: F401
+from m2gym.core.registry import ENVS
+from m2gym.core.task import Limits, RewardSpec, Task
+from m2gym.core.verdict import Score, Verdict
+
+if TYPE_CHECKING:
+    from m2gym.envs.catalog import make, make_async, make_vec, register
+    from m2gym.rewards import reward
+    from m2gym.rollout import evaluate, evaluate_async, load_run
+
+__version__ = "0.1.0.dev0"
+
+_LAZY = {
+    "make": "m2gym.envs.catalog",
+    "make_async": "m2gym.envs.catalog",
+    "make_vec": "m2gym.envs.catalog",
+    "register": "m2gym.envs.catalog",
+    "reward": "m2gym.rewards",
+    "evaluate": "m2gym.rollout",
+    "evaluate_async": "m2gym.rollout",
+    "load_run": "m2gym.rollout",
+}
+
+__all__ = [
+    "Limits",
+    "RewardSpec",
+    "Score",
+    "Task",
+    "Verdict",
+    "evaluate",
+    "evaluate_async",
+    "list_envs",
+    "load_run",
+    "make",
+    "make_async",
+    "make_vec",
+    "register",
+    "reward",
+]
+
+
+def list_envs() -> list[str]:
+    """Ids of all registered environments."""
+    return ENVS.names()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'm2gym' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

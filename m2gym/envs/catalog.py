@@ -1,0 +1,266 @@
+"""Environments by id: registering one, and making it bare, asynchronous, or as a vector."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2gym.core.errors import InputError
+from m2gym.core.registry import ENVS, REWARDS, TASKSETS
+from m2gym.core.task import PreparedTask, RewardSpec, Split, Task, Taskset
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from m2gym.envs.async_env import AsyncEnv
+    from m2gym.envs.env import WorkspaceEnv
+
+Rewards = Sequence[str | Callable[..., Any] | RewardSpec] | Mapping[str, float]
+Tasks = str | Path | Sequence[Task] | Taskset | Callable[..., Taskset]
+
+
+@dataclass(frozen=True)
+class EnvEntry:
+    """An environment's recipe: where its tasks come from and, where it says so, their rewards."""
+
+    id: str
+    taskset: Callable[..., Taskset]
+    description: str = ""
+
+
+class WithRewards:
+    """A taskset whose tasks are judged by the environment's rewards instead of their own."""
+
+    def __init__(self, taskset: Taskset, rewards: tuple[RewardSpec, ...]) -> None:
+        self._taskset, self._rewards = taskset, rewards
+        self.name = taskset.name
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """Ids of one split."""
+        return self._taskset.ids(split)
+
+    def task(self, task_id: str) -> Task:
+        """The task with the environment's rewards; a reward it has already keeps its parameters."""
+        task = self._taskset.task(task_id)
+        own = {spec.name: spec for spec in task.rewards}
+        shared = next((spec.parameters for spec in task.rewards), {})
+        rewards = tuple(
+            spec.model_copy(
+                update={"parameters": own[spec.name].parameters if spec.name in own else shared}
+            )
+            if not spec.parameters and spec.name.startswith("tests-")
+            else spec
+            for spec in self._rewards
+        )
+        return task.model_copy(update={"rewards": rewards})
+
+    def prepare(self, task: Task) -> PreparedTask:
+        """As the taskset's own."""
+        return self._taskset.prepare(task)
+
+
+def register(
+    id: str, *, tasks: Tasks, rewards: Rewards | None = None, description: str = ""
+) -> EnvEntry:
+    """Register an environment.
+
+    Args:
+        id: its id; ``gymnasium.make`` knows it as ``m2gym/<id>-v0``.
+        tasks: tasks, a taskset (or its registered name, or a function that makes it), or the path
+            of a folder of Harbor-format tasks.
+        rewards: names or functions, or name → weight. Without it each task's own count.
+        description: one line for lists.
+    """
+    specs = None if rewards is None else reward_specs(rewards)
+    make_tasks = _taskset_factory(id, tasks)
+
+    def taskset(**settings: Any) -> Taskset:
+        made = make_tasks(**settings)
+        return made if specs is None else WithRewards(made, specs)
+
+    entry = EnvEntry(id, taskset, description)
+    ENVS.register(id, entry)
+    if "gymnasium" in sys.modules:
+        register_with_gymnasium(id)
+    return entry
+
+
+def env_entry(id: str) -> EnvEntry:
+    """The entry of an environment; `UnknownIdError` names the nearest."""
+    found = ENVS.get(_bare(id))
+    entry = found() if callable(found) and not isinstance(found, EnvEntry) else found
+    if not isinstance(entry, EnvEntry):
+        raise InputError(
+            f"environment {id!r} is registered as {type(entry).__name__}, not EnvEntry"
+        )
+    return entry
+
+
+def make_async(
+    id: str, *, split: Split = "test", workspace: str = "auto", shaping: Any = None, **settings: Any
+) -> AsyncEnv:
+    """The asynchronous environment; ``settings`` go to its taskset."""
+    from m2gym.envs.async_env import AsyncEnv
+
+    if split not in ("train", "test"):
+        raise InputError(f"split is 'train' or 'test', got {split!r}")
+    entry = env_entry(id)
+    return AsyncEnv(
+        entry.id, entry.taskset(**settings), split=split, workspace=workspace, shaping=shaping
+    )
+
+
+def make(
+    id: str,
+    *,
+    split: Split = "test",
+    workspace: str = "auto",
+    render_mode: str | None = None,
+    **settings: Any,
+) -> WorkspaceEnv:
+    """A bare ``gymnasium.Env`` with ``tools``, ``submit()`` and ``fork(n)``.
+
+    Args:
+        id: an environment's id, such as ``"swe-repo"``.
+        split: ``"test"`` or ``"train"``.
+        workspace: ``"auto"``, or a kind of box by name.
+        render_mode: ``None``, ``"ansi"`` or ``"human"``.
+        settings: passed to the environment's taskset.
+    """
+    import gymnasium
+
+    entry = env_entry(id)
+    register_with_gymnasium(entry.id)
+    env = gymnasium.make(
+        gymnasium_id(entry.id),
+        render_mode=render_mode,
+        disable_env_checker=True,
+        order_enforce=False,
+        split=split,
+        workspace=workspace,
+        **settings,
+    )
+    return env  # type: ignore[return-value]
+
+
+def make_vec(
+    id: str,
+    num_envs: int = 2,
+    *,
+    mode: str = "sync",
+    autoreset: str = "next-step",
+    **settings: Any,
+) -> gymnasium.vector.VectorEnv[Any, Any, Any]:
+    """A vector of environments in this process (``sync``) or one process each (``async``).
+
+    Observations are text, so the asynchronous one never uses shared memory.
+
+    Args:
+        autoreset: ``"next-step"``, ``"same-step"`` or ``"disabled"``.
+    """
+    from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+    from m2gym.envs.vector import VectorMember
+
+    modes = {
+        "next-step": AutoresetMode.NEXT_STEP,
+        "same-step": AutoresetMode.SAME_STEP,
+        "disabled": AutoresetMode.DISABLED,
+    }
+    if mode not in ("sync", "async") or autoreset not in modes:
+        raise InputError(
+            f"mode is 'sync' or 'async' and autoreset one of {sorted(modes)}; "
+            f"got {mode!r} and {autoreset!r}"
+        )
+    if settings.get("shared_memory"):
+        raise InputError("text observations cannot live in shared memory; leave shared_memory out")
+    settings.pop("shared_memory", None)
+    env_entry(id)
+    makers = [lambda: VectorMember(make(id, **settings)) for _ in range(num_envs)]
+    if mode == "sync":
+        return SyncVectorEnv(makers, autoreset_mode=modes[autoreset])
+    return AsyncVectorEnv(makers, shared_memory=False, autoreset_mode=modes[autoreset])
+
+
+def make_env(env_id: str, render_mode: str | None = None, **settings: Any) -> WorkspaceEnv:
+    """Gymnasium's entry point for every environment of ours."""
+    from m2gym.envs.env import WorkspaceEnv
+
+    return WorkspaceEnv(make_async(env_id, **settings), render_mode)
+
+
+def gymnasium_id(id: str) -> str:
+    """The id under which Gymnasium knows an environment."""
+    return f"m2gym/{id}-v0"
+
+
+def register_with_gymnasium(id: str) -> None:
+    """Tell Gymnasium of an environment; a second time does nothing."""
+    import gymnasium
+
+    if gymnasium_id(id) not in gymnasium.registry:
+        gymnasium.register(
+            gymnasium_id(id), entry_point="m2gym.envs.catalog:make_env", kwargs={"env_id": id}
+        )
+
+
+def register_all_with_gymnasium() -> None:
+    """Tell Gymnasium of every environment; it calls this when it is imported."""
+    for id in ENVS.names():
+        register_with_gymnasium(id)
+
+
+def reward_specs(rewards: Rewards) -> tuple[RewardSpec, ...]:
+    """Reward names, functions or weights as specs; functions are registered by their name."""
+    if isinstance(rewards, Mapping):
+        return tuple(RewardSpec(name=name, weight=weight) for name, weight in rewards.items())
+    specs = []
+    for reward in rewards:
+        if isinstance(reward, RewardSpec):
+            specs.append(reward)
+        elif isinstance(reward, str):
+            specs.append(RewardSpec(name=reward))
+        else:
+            name = reward.__name__.replace("_", "-")
+            REWARDS.register(name, reward)
+            specs.append(RewardSpec(name=name))
+    return tuple(specs)
+
+
+def _taskset_factory(id: str, tasks: Tasks) -> Callable[..., Taskset]:
+    if isinstance(tasks, str | Path):
+        if isinstance(tasks, str) and tasks in TASKSETS:
+            named = tasks
+
+            def registered(**settings: Any) -> Taskset:
+                made: Taskset = TASKSETS.get(named)(**settings)
+                return made
+
+            return registered
+        folder = Path(tasks)
+
+        def from_folder(**settings: Any) -> Taskset:
+            from m2gym.tasksets.folder import FolderTaskset
+
+            return FolderTaskset(folder, **settings)
+
+        return from_folder
+    if isinstance(tasks, Taskset):
+        return lambda: tasks
+    if callable(tasks):
+        return tasks
+    listed = list(tasks)
+
+    def from_list() -> Taskset:
+        from m2gym.tasksets.memory import ListTaskset
+
+        return ListTaskset(id, listed)
+
+    return from_list
+
+
+def _bare(id: str) -> str:
+    return id.removeprefix("m2gym/").removesuffix("-v0")

@@ -1,0 +1,323 @@
+"""One attempt at one task: the box, what was done in it, its limits, and the verdict.
+
+open ──► act … act ──► submit ──► verdict          fork(n): the same from here, n times
+             │  steps or deadline reached: submitted for you, graded all the same
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from m2gym.core.errors import EpisodeOverError, InfraError, InputError
+from m2gym.core.protocols import Action, Observation, Session
+from m2gym.core.task import PreparedTask, Task, Taskset
+from m2gym.core.tools import Tool, Toolbox, ToolCall, ToolSchema
+from m2gym.core.trajectory import Step, Trajectory
+from m2gym.core.verdict import Stop, Verdict
+from m2gym.core.workspace import Shell, Workspace
+from m2gym.envs.observation import cut_middle, notes
+from m2gym.envs.tools import workspace_tools
+from m2gym.rewards import check_rewards, grade
+from m2gym.workspaces import make_workspace
+
+OUTPUT_FOLDER = "/tmp/m2gym-output"
+"""Where the whole of an output that was cut lies in the box."""
+
+ToolFactory = Callable[["WorkspaceEpisode"], list[Tool]]
+
+
+class WorkspaceEpisode:
+    """An episode in a started box; made by `open_episode`. See `m2gym.core.protocols.Episode`."""
+
+    def __init__(
+        self,
+        prepared: PreparedTask,
+        workspace: Workspace,
+        *,
+        env: str,
+        agent: str = "",
+        model: str | None = None,
+        seed: int | None = None,
+        attempt: int = 0,
+        deadline: float | None = None,
+        parent: str | None = None,
+        tools: ToolFactory = workspace_tools,
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.prepared, self.workspace = prepared, workspace
+        self.env, self.agent, self.model = env, agent, model
+        self.seed, self.attempt, self.parent = seed, attempt, parent
+        self.deadline = deadline
+        self.seconds: dict[str, float] = {}
+        self._tool_factory = tools
+        self._toolbox = Toolbox(tools(self))
+        self._steps: list[Step] = []
+        self._shell: Shell | None = None
+        self._verdict: Verdict | None = None
+        self._grading = asyncio.Lock()
+        self._started = datetime.now(UTC)
+        self._closed = False
+
+    @property
+    def task(self) -> Task:
+        """The task attempted."""
+        return self.prepared.task
+
+    @property
+    def tools(self) -> list[ToolSchema]:
+        """Schemas of the tools an action may call."""
+        return self._toolbox.schemas
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was done so far."""
+        return tuple(self._steps)
+
+    @property
+    def session(self) -> Session | None:
+        """The model session, when the agent calls a model through us."""
+        return None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict, once there is one."""
+        return self._verdict
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode has ended."""
+        return self._verdict is not None or self._closed
+
+    @property
+    def first_observation(self) -> str:
+        """The instruction, where the files lie, and how much may be used."""
+        limits = self.task.limits
+        allowed = []
+        if limits.steps is not None:
+            allowed.append(f"{limits.steps} actions")
+        if limits.seconds is not None:
+            allowed.append(f"{limits.seconds:g} seconds (the time it ends: $M2GYM_DEADLINE)")
+        budget = f"You have {' and '.join(allowed)}. " if allowed else ""
+        return (
+            f"{self.task.instruction.rstrip()}\n\n"
+            f"The files are in {self.prepared.workspace.workdir}. {budget}"
+            "An action is a shell command or a tool call; submit when you are done."
+        )
+
+    async def act(self, action: Action) -> Observation:
+        """Do one action; the last one a limit allows also ends and grades the episode.
+
+        Raises:
+            EpisodeOverError: the episode has ended.
+            InputError: the action is malformed; the episode goes on as if it was not given.
+            InfraError: the box failed.
+        """
+        if self.done:
+            raise EpisodeOverError("the episode is over; reset the environment to begin another")
+        call = _parse(action)
+        if self._time_left() <= 0:
+            return await self._end("deadline", "the deadline has passed")
+        begun = time.monotonic()
+        text, info = await self._perform(call)
+        self._steps.append(
+            Step(action=action, observation=text, seconds=time.monotonic() - begun, info=info)
+        )
+        if self._verdict is not None:
+            return Observation(text, self._verdict.reward or 0.0, True, self._verdict.stop, info)
+        if self._time_left() <= 0:
+            return await self._end("deadline", text)
+        if self.task.limits.steps is not None and len(self._steps) >= self.task.limits.steps:
+            return await self._end("steps", text)
+        return Observation(text, info=info)
+
+    async def run_command(self, command: str) -> str:
+        """Run a command in the episode's shell and give what the agent sees of it."""
+        text, _ = await self._run_command(command)
+        return text
+
+    async def submit(self, stop: Stop = "submitted") -> Verdict:
+        """End the episode and grade it; once graded, the same verdict again.
+
+        Raises:
+            InfraError: a box failed; grading may be tried again.
+            VerifierError: the grading itself failed.
+        """
+        async with self._grading:
+            if self._verdict is None:
+                if self._closed:
+                    raise EpisodeOverError("the episode was closed without being submitted")
+                begun = time.monotonic()
+                self._verdict = await grade(
+                    self.prepared,
+                    self.workspace,
+                    trajectory=self.steps,
+                    stop=stop,
+                    make_box=partial(make_workspace, kind=self.workspace.kind),
+                )
+                self.seconds["grade"] = time.monotonic() - begun
+            return self._verdict
+
+    async def fork(self, n: int) -> list[WorkspaceEpisode]:
+        """``n`` episodes that go on from this one's files; shells and processes begin anew."""
+        if n < 1:
+            raise InputError(f"fork needs at least one, got {n}")
+        if self.done:
+            raise EpisodeOverError("an ended episode cannot be forked")
+        children = []
+        for box in await self.workspace.fork(n):
+            child = WorkspaceEpisode(
+                self.prepared,
+                box,
+                env=self.env,
+                agent=self.agent,
+                model=self.model,
+                seed=self.seed,
+                attempt=self.attempt,
+                deadline=self.deadline,
+                parent=self.id,
+                tools=self._tool_factory,
+            )
+            child._steps = list(self._steps)
+            child.seconds = dict(self.seconds)
+            children.append(child)
+        return children
+
+    async def close(self) -> None:
+        """Stop the box; idempotent."""
+        self._closed = True
+        await self.workspace.stop()
+
+    def trajectory(self, verdict: Verdict | None = None, error: str | None = None) -> Trajectory:
+        """The record so far; ``verdict`` stands in when the episode was not graded."""
+        judged = self._verdict or verdict
+        if judged is None:
+            judged = Verdict(reward=None, status="cancelled")
+        return Trajectory(
+            id=self.id,
+            env=self.env,
+            task=self.task.id,
+            task_hash=self.task.content_hash(),
+            agent=self.agent,
+            model=self.model,
+            attempt=self.attempt,
+            seed=self.seed,
+            workspace=self.workspace.kind,
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=self.seconds,
+            completions=tuple(self.session.completions) if self.session else (),
+            steps=self.steps,
+            verdict=judged,
+            error=error,
+            parent=self.parent,
+        )
+
+    async def _perform(self, call: str | ToolCall) -> tuple[str, dict[str, object]]:
+        if isinstance(call, str):
+            return await self._run_command(call)
+        if call.name == "bash":
+            arguments = self._toolbox.get("bash").bind(call.arguments)
+            return await self._run_command(arguments["command"])
+        tool = self._toolbox.get(call.name)
+        result = tool.function(**tool.bind(call.arguments))
+        text = str(await result if inspect.isawaitable(result) else result)
+        return await self._shown(text), {"tool": call.name}
+
+    async def _run_command(self, command: str) -> tuple[str, dict[str, object]]:
+        if "\0" in command:
+            raise InputError("a shell command cannot hold a NUL character")
+        if self._shell is None:
+            self._shell = await self.workspace.shell()
+        timeout = min(self.task.limits.exec_seconds, max(self._time_left(), 0.1))
+        result = await self._shell.run(command, timeout=timeout)
+        text = await self._shown(result.output)
+        note = notes(result, timeout)
+        if note:
+            text = f"{text.rstrip(chr(10))}\n{note}" if text else note
+        return text, {"exit_code": result.exit_code}
+
+    async def _shown(self, text: str) -> str:
+        limit = self.task.limits.observation_chars
+        if len(text) <= limit:
+            return text
+        whole = f"{OUTPUT_FOLDER}/{len(self._steps) + 1}.txt"
+        await self.workspace.write(whole, text.encode("utf-8", "replace"))
+        return cut_middle(text, limit, whole)
+
+    async def _end(self, stop: Stop, text: str) -> Observation:
+        verdict = await self.submit(stop)
+        return Observation(text, verdict.reward or 0.0, True, stop)
+
+    def _time_left(self) -> float:
+        return float("inf") if self.deadline is None else self.deadline - time.time()
+
+
+def _parse(action: Action) -> str | ToolCall:
+    if isinstance(action, str):
+        return action
+    if isinstance(action, ToolCall):
+        return action
+    if isinstance(action, dict) and isinstance(action.get("name"), str):
+        arguments = action.get("arguments", {})
+        extra = set(action) - {"name", "arguments"}
+        if isinstance(arguments, dict) and not extra:
+            return ToolCall(name=action["name"], arguments=arguments)
+    raise InputError(
+        'an action is a shell command (str) or {"name": …, "arguments": {…}}; '
+        f"got {type(action).__name__}: {str(action)[:200]!r}"
+    )
+
+
+async def open_episode(
+    env: str,
+    taskset: Taskset,
+    task: Task,
+    *,
+    workspace: str = "auto",
+    seed: int | None = None,
+    agent: str = "",
+    model: str | None = None,
+    attempt: int = 0,
+    tools: ToolFactory = workspace_tools,
+) -> WorkspaceEpisode:
+    """Prepare the task's files, start its box, and give the episode.
+
+    Raises:
+        InputError: the task's rewards or capabilities do not fit.
+        InfraError: a download or the box failed.
+    """
+    begun = time.monotonic()
+    check_rewards(task)
+    prepared = await asyncio.to_thread(taskset.prepare, task)
+    limit = task.limits.seconds
+    deadline = None if limit is None else time.time() + limit
+    variables = dict(prepared.workspace.env)
+    if deadline is not None:
+        variables["M2GYM_DEADLINE"] = str(int(deadline))
+    box = make_workspace(prepared.workspace.model_copy(update={"env": variables}), workspace)
+    try:
+        await box.start()
+    except BaseException:
+        await box.stop()
+        raise
+    episode = WorkspaceEpisode(
+        prepared,
+        box,
+        env=env,
+        agent=agent,
+        model=model,
+        seed=seed,
+        attempt=attempt,
+        deadline=deadline,
+        tools=tools,
+    )
+    episode.seconds["start"] = time.monotonic() - begun
+    return episode
+
+
+__all__ = ["OUTPUT_FOLDER", "InfraError", "ToolFactory", "WorkspaceEpisode", "open_episode"]

@@ -1,0 +1,12 @@
+"""``swe-repo``: real faults in real packages, judged by the packages' own tests."""
+
+from m2gym.envs.catalog import EnvEntry
+
+
+def _tasks(**settings):  # type: ignore[no-untyped-def]
+    from m2gym.tasksets.swe_repo import SweRepo
+
+    return SweRepo(**settings)
+
+
+ENTRY = EnvEntry("swe-repo", _tasks, "real faults in packages, judged by their own tests")
