@@ -16,6 +16,7 @@ import ast
 import copy
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -68,29 +69,30 @@ def plant(
             sources[path], trees[path] = source, tree
             candidates += [c for c in _candidates(path, tree) if c.id in bases]
     rng.shuffle(candidates)
-    planted = Planted()
+    blocks: dict[str, list[tuple[int, list[str]]]] = {}
+    ids: dict[str, str] = {}
+    names: set[str] = set()
     for candidate in candidates:
-        if len(planted.ids) >= count:
+        if len(ids) >= count:
             break
         path = candidate.path
-        name = _name(candidate, sources[path], rng)
-        changed = _insert(sources[path], trees[path], candidate, name, rng)
-        tree = _parse(changed) if changed is not None else None
-        if changed is None or tree is None:
-            continue
-        fresh = [c for c in _candidates(path, trees[path]) if c.id in bases]
-        if len([c for c in _candidates(path, tree) if c.id in bases]) != len(fresh):
-            continue
-        sources[path], trees[path] = changed, tree
-        planted.files[path] = changed.encode()
-        planted.ids[candidate.id.rpartition("::")[0] + "::" + name] = candidate.id
-        candidates[:] = [_refreshed(c, tree) if c.path == path else c for c in candidates]
+        name = _name(candidate, sources[path], names, rng)
+        block = _block(sources[path], trees[path], candidate, name, rng)
+        if block is not None:
+            blocks.setdefault(path, []).append(block)
+            names.add(name)
+            ids[candidate.id.rpartition("::")[0] + "::" + name] = candidate.id
+    planted = Planted(ids=ids)
+    for path, inserted in blocks.items():
+        lines = sources[path].split("\n")
+        for at, block_lines in sorted(inserted, key=lambda pair: -pair[0]):
+            lines[at:at] = block_lines
+        changed = "\n".join(lines)
+        if _parse(changed) is None:
+            planted.ids = {k: v for k, v in planted.ids.items() if v.split("::")[0] != path}
+        else:
+            planted.files[path] = changed.encode()
     return planted
-
-
-def _refreshed(candidate: _Candidate, tree: ast.Module) -> _Candidate:
-    found = [c for c in _candidates(candidate.path, tree) if c.id == candidate.id]
-    return found[0] if found else candidate
 
 
 def _text(path: str, data: bytes) -> str | None:
@@ -112,24 +114,26 @@ def _parse(source: str) -> ast.Module | None:
 
 
 def _candidates(path: str, tree: ast.Module) -> Iterator[_Candidate]:
-    """Tests of a module that a turned-around copy can be made of, in order."""
+    """Tests of a module that a copy might be made of, in order (see `_usable`)."""
     marks = [s for s in tree.body if isinstance(s, ast.Assign) and _targets(s) & {"pytestmark"}]
     if any(_OUTCOME_MARKS.search(ast.unparse(s)) for s in marks):
         return
-    names = [s.name for s in tree.body if isinstance(s, (Function, ast.ClassDef))]
-    for node in tree.body:
-        if isinstance(node, Function) and names.count(node.name) == 1 and _usable(node, False):
+    for node in _unique(tree.body):
+        if isinstance(node, Function):
             yield _Candidate(path, None, node, f"{path}::{node.name}")
-        if isinstance(node, ast.ClassDef) and names.count(node.name) == 1:
-            if node.decorator_list or node.body[0].lineno == node.lineno or node.keywords:
-                continue
+        elif not node.decorator_list and not node.keywords and node.body[0].lineno > node.lineno:
             if any("pytestmark" in _targets(s) for s in node.body if isinstance(s, ast.Assign)):
                 continue
-            methods = [s.name for s in node.body if isinstance(s, Function)]
-            for method in node.body:
-                usable = isinstance(method, Function) and _usable(method, True)
-                if usable and isinstance(method, Function) and methods.count(method.name) == 1:
+            for method in _unique(node.body):
+                if isinstance(method, Function):
                     yield _Candidate(path, node, method, f"{path}::{node.name}::{method.name}")
+
+
+def _unique(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    """Functions and classes whose name is defined once."""
+    named = [s for s in body if isinstance(s, (ast.FunctionDef, ast.ClassDef))]
+    times = Counter(s.name for s in named)
+    return (s for s in named if times[s.name] == 1)
 
 
 def _usable(function: Function, method: bool) -> bool:
@@ -248,7 +252,7 @@ def _impossible(rng: random.Random) -> ast.stmt:
     return ast.parse(rng.choice(forms)).body[0]
 
 
-def _name(candidate: _Candidate, source: str, rng: random.Random) -> str:
+def _name(candidate: _Candidate, source: str, taken: Collection[str], rng: random.Random) -> str:
     """A name made of the original's and of words that its neighbours' names use."""
     words = sorted(
         {
@@ -262,38 +266,34 @@ def _name(candidate: _Candidate, source: str, rng: random.Random) -> str:
     while True:
         word = rng.choice(words)
         base += f"_{word}" if "_" in base or base.islower() else word.capitalize()
-        if not re.search(rf"\b{base}\b", source):
+        if base not in taken and not re.search(rf"\b{base}\b", source):
             return base
 
 
-def _insert(
+def _block(
     source: str, tree: ast.Module, candidate: _Candidate, name: str, rng: random.Random
-) -> str | None:
-    """The file with the copy after a neighbour; ``None`` where it would not read back the same."""
-    turned = _turned(candidate, name, tree, rng)
-    ast.fix_missing_locations(turned)
+) -> tuple[int, list[str]] | None:
+    """The copy's lines and the line to put them after; ``None`` where no copy can be made."""
+    if not _usable(candidate.function, candidate.owner is not None):
+        return None
+    turned = ast.fix_missing_locations(_turned(candidate, name, tree, rng))
     text = ast.unparse(turned)
     back = _parse(text)
     if back is None or ast.dump(back.body[0]) != ast.dump(turned) or '"""' in text:
         return None
     siblings = candidate.owner.body if candidate.owner else tree.body
-    lines = source.split("\n")
-    at, indent = _place(siblings, lines, candidate, rng, bool(_LINE_SENSITIVE.search(source)))
+    at, indent = _place(siblings, source, candidate, rng)
     if at is None:
         return None
     block = [indent + line if line else line for line in text.split("\n")]
-    gap = [""] if candidate.owner else ["", ""]
-    return "\n".join(lines[:at] + gap + block + gap[1:] + lines[at:])
+    return at, ["", *block] if candidate.owner else ["", "", *block]
 
 
 def _place(
-    siblings: list[ast.stmt],
-    lines: list[str],
-    candidate: _Candidate,
-    rng: random.Random,
-    line_sensitive: bool,
+    siblings: list[ast.stmt], source: str, candidate: _Candidate, rng: random.Random
 ) -> tuple[int | None, str]:
     """Line to insert after (at the file's end where tests look at line numbers) and indentation."""
+    lines = source.split("\n")
     indent = lines[candidate.function.lineno - 1]
     indent = indent[: len(indent) - len(indent.lstrip())]
     places = []
@@ -302,7 +302,7 @@ def _place(
         first = min([after.lineno, *(d.lineno for d in _decorators(after))]) if after else end + 1
         if isinstance(node, Function) and first > end and node.lineno >= candidate.function.lineno:
             places.append(end)
-    if line_sensitive:
+    if _LINE_SENSITIVE.search(source):
         rest = "".join(lines[places[-1] :]).strip() if places else "no place"
         places = [] if rest else places[-1:]
     return (rng.choice(places) if places else None), indent
