@@ -54,6 +54,9 @@ class WorkspaceSpec(Frozen):
     image: str | None = Field(None, description="container image, for workspaces that use one")
     workdir: str = Field("/workspace", description="where the files lie in the box")
     mounts: tuple[Mount, ...] = ()
+    links: dict[str, str] = Field(
+        default_factory=dict, description="symbolic links at the box's root: /name → target"
+    )
     env: dict[str, str] = Field(default_factory=dict, description="the whole extra environment")
     network: Network = "none"
     limits: Limits = Limits()
