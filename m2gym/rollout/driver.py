@@ -26,14 +26,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from m2gym.envs.catalog import EnvEntry
-from m2gym.envs.episode import open_episode
-
 from m2gym.core.errors import InfraError, VerifierError
 from m2gym.core.protocols import Episode, Scaffold
 from m2gym.core.task import Task, Taskset
 from m2gym.core.trajectory import Trajectory
 from m2gym.core.verdict import Stop, Verdict
+from m2gym.envs.catalog import EnvEntry
+from m2gym.envs.episode import open_episode
 
 CLOSE_SECONDS = 30.0
 """How long removing a box may take before it is given up with a warning; the project's choice."""

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from m2gym.envs.catalog import env_entry
-
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Scaffold
 from m2gym.core.task import Split, Task, Taskset
+from m2gym.envs.catalog import env_entry
 from m2gym.rollout.blocking import run_blocking
 from m2gym.rollout.driver import Attempt, run_episode
 from m2gym.rollout.progress import EpisodeProgress
@@ -123,7 +122,7 @@ async def evaluate_async(
         seed=seed,
     )
     info = new_info(config, {task.id: task.content_hash() for task in chosen})
-    path = Path(out) if out is not None else new_folder(config)
+    path = Path(out) if out is not None else next_folder(config.env, config.agent)
     first = Attempt(
         env=entry,
         taskset=taskset,
@@ -173,10 +172,10 @@ def episode_seed(seed: int, task: str, attempt: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def new_folder(config: RunConfig) -> Path:
-    """A name below `RUNS` that says what and when, not yet in use."""
-    agent = re.sub(r"[^\w.-]+", "-", config.agent).strip("-")[:40]
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{config.env.replace('/', '-')}-{agent}"
+def next_folder(env: str, agent: str) -> Path:
+    """A name below `RUNS` that says when and what, not yet in use."""
+    what = re.sub(r"[^\w.-]+", "-", f"{env}-{agent}").strip("-")[:60]
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{what}"
     path, number = RUNS / stem, 2
     while path.exists():
         path, number = RUNS / f"{stem}-{number}", number + 1

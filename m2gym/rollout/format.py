@@ -15,10 +15,10 @@ in step with the code.
 
 | file | holds |
 |---|---|
-| `run.json` | what was asked for: resolved configuration, the content hash of each task, versions, machine, start |
+| `run.json` | the resolved configuration, each task's content hash, versions, machine |
 | `trajectories.jsonl` | one JSON object a line and episode, only ever appended to |
 | `lock` | the process id of the writer, which holds an `flock` on it |
-| `torn.jsonl` | what a kill left of a last line, moved aside when the run was resumed (rarely there) |
+| `torn.jsonl` | what a kill left of a last line, moved aside by a resume |
 
 **Checksums.** The last key of each line is `sha256`: the SHA-256 of the line's text without that
 key (the bytes before `,"sha256":"…"}}`, then `}}`). A line is written by one `write` and synced

@@ -117,7 +117,7 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
         load_run(tmp_path / "nothing")
     (tmp_path / "run.json").write_text('{"config": {"env": "e", "agnet": 1}}')
-    with pytest.raises(InputError, match="run.json: config"):
+    with pytest.raises(InputError, match=r"run\.json: config"):
         load_run(tmp_path)
 
 

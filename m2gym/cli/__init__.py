@@ -1,0 +1,21 @@
+"""The command line: one module a command, each a thin skin over the other rooms."""
+
+from __future__ import annotations
+
+import sys
+
+from m2gym.core.errors import M2GymError
+
+
+def main() -> None:
+    """The program ``m2gym``: exits 0, or non-zero after one clear line on the error stream."""
+    from m2gym.cli.app import app
+
+    try:
+        app(prog_name="m2gym")
+    except (M2GymError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        text = str(error) or type(error).__name__
+        print(f"m2gym: {text}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,30 @@
+"""All commands in one application."""
+
+from __future__ import annotations
+
+import typer
+
+from m2gym.cli.bench import bench
+from m2gym.cli.compare import compare
+from m2gym.cli.demo import demo
+from m2gym.cli.doctor import doctor
+from m2gym.cli.eval_ import eval_
+from m2gym.cli.list_ import list_
+from m2gym.cli.validate import validate
+
+app = typer.Typer(
+    help="Executable workspaces for LLM agents: tasks, boxes, rewards, runs.\n\n"
+    "Start with `m2gym demo`; `m2gym doctor` says what this machine can do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command("list")(list_)
+app.command()(doctor)
+app.command()(validate)
+app.command("eval")(eval_)
+app.command()(compare)
+app.command()(bench)

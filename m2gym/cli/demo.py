@@ -1,0 +1,66 @@
+"""``m2gym demo``: the main job, without any key."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from m2gym.cli import options
+from m2gym.cli.output import note, show, show_json
+from m2gym.core.errors import InputError
+
+SCRIPT = ("ls -la", "grep -rn 'def ' --include='*.py' . | head -5", "echo 'looked' > NOTES.txt")
+"""What the scripted agent does in any repository: it looks, leaves a note, and solves nothing."""
+
+
+def demo(
+    env: Annotated[str, typer.Option(help="Environment shown.")] = "swe-repo",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Tasks.")] = 4,
+    workspace: options.WorkspaceKind = "auto",
+    out: options.Out = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Run three agents that need no key over real tasks and show how they score.
+
+    `gold` applies each task's reference change, `noop` does nothing, `scripted` only looks around.
+    The first time the tasks' files are downloaded; later it works offline.
+    """
+    from m2gym.report.table import summary_table
+    from m2gym.rollout.evaluate import evaluate, next_folder
+    from m2gym.scaffolds.gold import Gold
+    from m2gym.scaffolds.noop import Noop
+    from m2gym.scaffolds.scripted import Scripted
+
+    path = out if out is not None else next_folder(env, "demo")
+    note(f"{env}: 3 agents over {limit} task(s); the first time their files are downloaded")
+    try:
+        runs = [
+            evaluate(
+                env,
+                agent=agent,
+                limit=limit,
+                workspace=workspace,
+                out=path / agent.name,
+                progress=not json,
+            )
+            for agent in (Gold(), Noop(), Scripted(SCRIPT))
+        ]
+    except KeyboardInterrupt:
+        note("m2gym: stopped")
+        raise typer.Exit(130) from None
+    summaries = [run.summary for run in runs]
+    if json:
+        show_json({"path": str(path), "runs": [summary.as_dict() for summary in summaries]})
+    else:
+        show(
+            summary_table(summaries, f"{env}, {len(runs[0].config.tasks)} tasks of its test split")
+        )
+        show(f"The runs lie in {path}: {', '.join(run.path.name for run in runs)}\n\nNext, try:")
+        show(f"  m2gym eval {env} --agent human --limit 1    a task by your own hand")
+        show(f"  m2gym compare {path / 'noop'} {path / 'gold'}    how sure is the difference")
+        show(f"  m2gym list tasks {env}    all tasks there are")
+    lost = next((t.error for run in runs for t in run if t.error), None)
+    if any(summary.estimate is None for summary in summaries):
+        raise InputError(f"some agents could not be graded; the first cause: {lost}")

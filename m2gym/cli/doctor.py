@@ -1,0 +1,36 @@
+"""``m2gym doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+from rich.table import Table
+
+from m2gym.cli import options
+from m2gym.cli.output import show, show_json
+
+MARKS = {
+    "ok": "[green]ok[/green]",
+    "limited": "[yellow]limited[/yellow]",
+    "missing": "[red]missing[/red]",
+}
+
+
+def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
+    """Say what this machine can do, and for each lack the one command that mends it.
+
+    Exits with 1 when something is missing without which no environment runs.
+    """
+    from m2gym.cli.checks import checks
+
+    found = list(checks())
+    if json:
+        show_json([asdict(check) for check in found])
+    else:
+        table = Table("what", "state", "detail", "mend", box=None)
+        for check in found:
+            table.add_row(check.name, MARKS[check.state], check.detail, check.mend)
+        show(table)
+    if any(check.state == "missing" for check in found):
+        raise typer.Exit(1)

@@ -1,0 +1,90 @@
+"""``m2gym list``: what there is."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from m2gym.cli import options
+from m2gym.cli.output import show, show_json
+from m2gym.core.errors import InputError
+from m2gym.core.registry import BACKENDS, ENVS, REWARDS, SCAFFOLDS, WORKSPACES, Registry
+
+Kind = Literal["envs", "tasks", "rewards", "scaffolds", "backends", "workspaces"]
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "envs": ENVS,
+    "rewards": REWARDS,
+    "scaffolds": SCAFFOLDS,
+    "backends": BACKENDS,
+    "workspaces": WORKSPACES,
+}
+
+
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="envs, tasks, rewards, scaffolds, backends or workspaces."),
+    ] = None,
+    env: Annotated[str | None, typer.Argument(help="For tasks: the environment.")] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """List environments, the tasks of one, rewards, scaffolds, backends or workspaces."""
+    if kind == "tasks":
+        if env is None:
+            raise InputError("whose tasks? m2gym list tasks ENV")
+        rows = task_rows(env)
+    elif kind is None:
+        rows = [
+            {"kind": name, "id": key} for name, found in REGISTRIES.items() for key in found.names()
+        ]
+    elif kind in REGISTRIES:
+        rows = [{"id": key, "about": about(REGISTRIES[kind], key)} for key in names(kind)]
+    else:
+        raise InputError(f"list {', '.join(REGISTRIES)} or tasks ENV, not {kind!r}")
+    if json:
+        show_json(rows)
+        return
+    table = Table(*(rows[0] if rows else ["nothing"]), box=None)
+    for row in rows:
+        table.add_row(*row.values())
+    show(table)
+
+
+def names(kind: str) -> list[str]:
+    """Ids of a kind; workspaces that need no registration included."""
+    found = set(REGISTRIES[kind].names())
+    if kind == "workspaces":
+        from m2gym.workspaces import KINDS
+
+        found |= set(KINDS)
+    return sorted(found)
+
+
+def about(registry: Registry[Any], key: str) -> str:
+    """The first line of what is said about a registered thing."""
+    if key not in registry:
+        return ""
+    try:
+        value = registry.get(key)
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+    text = getattr(value, "description", None) or inspect.getdoc(value) or ""
+    return str(text).strip().split("\n")[0]
+
+
+def task_rows(env: str) -> list[dict[str, str]]:
+    """Every task of an environment with the first line of its instruction."""
+    from m2gym.envs.catalog import env_entry
+
+    taskset = env_entry(env).taskset()
+    rows = []
+    for split in ("train", "test"):
+        for task_id in taskset.ids(split):  # type: ignore[arg-type]
+            first = taskset.task(task_id).instruction.strip().split("\n")[0]
+            rows.append({"id": task_id, "split": split, "about": first[:100]})
+    return rows

@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SplitName = Annotated[str, typer.Option("--split", help="Whose tasks: train or test.")]
+TaskIds = Annotated[
+    list[str] | None,
+    typer.Option("--task", "-t", help="A task's id (repeatable), instead of a split."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", "-n", min=1, help="Only the first so many tasks.")
+]
+Concurrency = Annotated[
+    int | None,
+    typer.Option("--concurrency", "-j", min=1, help="Episodes at once [default: processors]."),
+]
+WorkspaceKind = Annotated[
+    str, typer.Option("--workspace", "-w", help="Where boxes run: auto, or see `list workspaces`.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for the run [default: below runs/].")
+]

@@ -1,0 +1,35 @@
+"""Results go to stdout, all else to the error stream."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, cast
+
+from rich.console import Console, RenderableType
+
+from m2gym.core.errors import InputError
+from m2gym.core.task import Split
+
+
+def show(result: RenderableType) -> None:
+    """A result for a person."""
+    Console(highlight=False).print(result)
+
+
+def show_json(result: Any) -> None:
+    """A result for a machine."""
+    json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+
+
+def note(text: str) -> None:
+    """A line beside the result."""
+    print(text, file=sys.stderr)
+
+
+def split_name(text: str) -> Split:
+    """``train`` or ``test``."""
+    if text not in ("train", "test"):
+        raise InputError(f"a split is 'train' or 'test', got {text!r}")
+    return cast(Split, text)
