@@ -24,6 +24,7 @@ from typing import Any
 TAIL = 8_000
 MAX_FRAMES = 64 * 2**20
 MAX_RESTARTS = 20
+GRACE = 5.0
 
 
 def main() -> None:
@@ -182,7 +183,7 @@ def watch(
     """Read both pipes until the process has ended, stalls or is out of time; its last output."""
     assert child.stdout is not None
     tail, beat = b"", time.monotonic()
-    patience = timeout * 1.5 + 5
+    patience = timeout + GRACE
     exited = os.pidfd_open(child.pid) if hasattr(os, "pidfd_open") else None
     with selectors.DefaultSelector() as selector:
         selector.register(read, selectors.EVENT_READ)
