@@ -53,7 +53,7 @@ class Registry(Generic[T]):
             for part in attribute.split("."):
                 resolved = getattr(resolved, part)
             self._values[name] = value = resolved
-        return value  # type: ignore[return-value]
+        return value
 
     def names(self) -> list[str]:
         """All ids, entry points included, sorted."""

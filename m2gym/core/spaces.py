@@ -5,7 +5,7 @@ Gymnasium's own ``Text`` promises a character set and a length that program outp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gymnasium.spaces import Space
@@ -36,7 +36,7 @@ class AnyText(Space[str]):
         """Whether ``x`` is a string."""
         return isinstance(x, str)
 
-    def to_jsonable(self, sample_n: Sequence[str]) -> list[Any]:
+    def to_jsonable(self, sample_n: Iterable[str]) -> list[Any]:
         """Strings are JSON already."""
         return list(sample_n)
 
@@ -71,7 +71,7 @@ class CommandOrToolCall(Space[Any]):
         return SAMPLE_COMMANDS[int(self.np_random.integers(len(SAMPLE_COMMANDS)))]
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` has an action's form and names a listed tool with its required arguments."""
+        """Whether ``x`` is a command, or calls a listed tool with its required arguments."""
         if isinstance(x, str):
             return True
         if not isinstance(x, dict) or set(x) - {"name", "arguments"}:
@@ -83,7 +83,7 @@ class CommandOrToolCall(Space[Any]):
         known = set(schema.parameters.get("properties", {}))
         return set(schema.parameters.get("required", [])) <= set(arguments) <= known
 
-    def to_jsonable(self, sample_n: Sequence[Any]) -> list[Any]:
+    def to_jsonable(self, sample_n: Iterable[Any]) -> list[Any]:
         """Actions are JSON already."""
         return list(sample_n)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,16 @@ from m2gym.core.protocols import Action, Observation
 from m2gym.core.task import Split, Taskset
 from m2gym.core.tools import ToolSchema
 from m2gym.core.verdict import Verdict
+from m2gym.core.workspace import Workspace
 from m2gym.envs.episode import ToolFactory, WorkspaceEpisode, open_episode
 from m2gym.envs.tools import workspace_tools
-from m2gym.rewards.shaping import Shaping
+from m2gym.rewards.shaping import PotentialShaping
 
 StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 """Observation, reward, terminated, truncated, info."""
+
+Potential = Callable[[Workspace], float | Awaitable[float]]
+"""Φ of potential-based shaping: looks at the agent's box, never at hidden tests."""
 
 
 class AsyncEnv:
@@ -29,7 +35,8 @@ class AsyncEnv:
         split: which of its splits.
         workspace: kind of box, ``"auto"`` for the best this machine has.
         tools: the tools offered in an episode.
-        shaping: potential-based shaping of the intermediate rewards.
+        shaping: a potential Φ; every reward then gains γΦ(s') − Φ(s), with Φ = 0 at the end.
+        gamma: the learner's discount γ, used by the shaping.
     """
 
     def __init__(
@@ -40,15 +47,16 @@ class AsyncEnv:
         split: Split = "test",
         workspace: str = "auto",
         tools: ToolFactory = workspace_tools,
-        shaping: Callable[[], Shaping] | None = None,
+        shaping: Potential | None = None,
+        gamma: float = 1.0,
     ) -> None:
         self.id, self.taskset, self.split, self.workspace = id, taskset, split, workspace
         self.task_ids = tuple(taskset.ids(split))
         if not self.task_ids:
             raise InputError(f"environment {id!r} has no task in its {split!r} split")
         self.episode: WorkspaceEpisode | None = None
-        self._tools, self._shaping = tools, shaping
-        self._shaper: Shaping | None = None
+        self._tools, self._potential, self._gamma = tools, shaping, gamma
+        self._shaping: PotentialShaping[float] | None = None
         self._random = np.random.default_rng()
         self._seed: int | None = None
 
@@ -73,9 +81,9 @@ class AsyncEnv:
             seed=self._seed,
             tools=self._tools,
         )
-        if self._shaping is not None:
-            self._shaper = self._shaping()
-            await self._shaper.begin(self.episode.workspace)
+        if self._potential is not None:
+            self._shaping = PotentialShaping(float, self._gamma)
+            self._shaping.reset(await self._value(self.episode))
         return self.episode.first_observation, {"task": task.id, "valid": True}
 
     async def step(self, action: Action) -> StepResult:
@@ -100,11 +108,11 @@ class AsyncEnv:
                 split=self.split,
                 workspace=self.workspace,
                 tools=self._tools,
-                shaping=self._shaping,
+                shaping=self._potential,
+                gamma=self._gamma,
             )
             child.episode = episode
-            if self._shaper is not None:
-                child._shaper = self._shaper.copy()
+            child._shaping = copy.copy(self._shaping)
             children.append(child)
         return children
 
@@ -113,6 +121,11 @@ class AsyncEnv:
         if self.episode is not None:
             await self.episode.close()
             self.episode = None
+
+    async def _value(self, episode: WorkspaceEpisode) -> float:
+        assert self._potential is not None
+        value = self._potential(episode.workspace)
+        return float(await value if inspect.isawaitable(value) else value)
 
     def _running(self) -> WorkspaceEpisode:
         if self.episode is None:
@@ -132,8 +145,9 @@ class AsyncEnv:
 
     async def _result(self, episode: WorkspaceEpisode, seen: Observation) -> StepResult:
         reward = seen.reward
-        if self._shaper is not None:
-            reward += await self._shaper.step(episode.workspace, done=seen.done)
+        if self._shaping is not None:
+            value = 0.0 if seen.done else await self._value(episode)
+            reward += self._shaping.step(value, terminal=seen.done)
         info: dict[str, Any] = {"task": episode.task.id, "valid": True, **seen.info}
         verdict: Verdict | None = episode.verdict
         if verdict is not None:

@@ -15,7 +15,7 @@ from m2gym.core.task import PreparedTask, RewardSpec, Split, Task, Taskset
 if TYPE_CHECKING:
     import gymnasium
 
-    from m2gym.envs.async_env import AsyncEnv
+    from m2gym.envs.async_env import AsyncEnv, Potential
     from m2gym.envs.env import WorkspaceEnv
 
 Rewards = Sequence[str | Callable[..., Any] | RewardSpec] | Mapping[str, float]
@@ -100,7 +100,13 @@ def env_entry(id: str) -> EnvEntry:
 
 
 def make_async(
-    id: str, *, split: Split = "test", workspace: str = "auto", shaping: Any = None, **settings: Any
+    id: str,
+    *,
+    split: Split = "test",
+    workspace: str = "auto",
+    shaping: Potential | None = None,
+    gamma: float = 1.0,
+    **settings: Any,
 ) -> AsyncEnv:
     """The asynchronous environment; ``settings`` go to its taskset."""
     from m2gym.envs.async_env import AsyncEnv
@@ -109,7 +115,12 @@ def make_async(
         raise InputError(f"split is 'train' or 'test', got {split!r}")
     entry = env_entry(id)
     return AsyncEnv(
-        entry.id, entry.taskset(**settings), split=split, workspace=workspace, shaping=shaping
+        entry.id,
+        entry.taskset(**settings),
+        split=split,
+        workspace=workspace,
+        shaping=shaping,
+        gamma=gamma,
     )
 
 
@@ -132,18 +143,19 @@ def make(
     """
     import gymnasium
 
+    from m2gym.envs.env import WorkspaceEnv
+
     entry = env_entry(id)
     register_with_gymnasium(entry.id)
-    env = gymnasium.make(
+    env: Any = gymnasium.make(
         gymnasium_id(entry.id),
         render_mode=render_mode,
-        disable_env_checker=True,
-        order_enforce=False,
         split=split,
         workspace=workspace,
         **settings,
     )
-    return env  # type: ignore[return-value]
+    assert isinstance(env, WorkspaceEnv)
+    return env
 
 
 def make_vec(
@@ -203,7 +215,11 @@ def register_with_gymnasium(id: str) -> None:
 
     if gymnasium_id(id) not in gymnasium.registry:
         gymnasium.register(
-            gymnasium_id(id), entry_point="m2gym.envs.catalog:make_env", kwargs={"env_id": id}
+            gymnasium_id(id),
+            entry_point="m2gym.envs.catalog:make_env",
+            kwargs={"env_id": id},
+            disable_env_checker=True,
+            order_enforce=False,
         )
 
 

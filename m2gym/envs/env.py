@@ -70,7 +70,7 @@ class WorkspaceEnv(gymnasium.Env[str, Any]):
             child.spec = self.spec
         return children
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The last action and observation, as text (``ansi``) or printed (``human``)."""
         if self.render_mode == "ansi":
             return self._last
