@@ -148,7 +148,7 @@ def _links() -> list[str]:
     for name in _TOP:
         path = Path("/") / name
         if path.is_symlink():
-            arguments += ["--symlink", os.readlink(path), str(path)]
+            arguments += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
     return arguments
@@ -347,4 +347,6 @@ def _arguments(
     arguments += ["--bind", f"{merged}/work", spec.workdir]
     for source, target in shown:
         arguments += ["--ro-bind", source, target]
+    for path, target in spec.links.items():
+        arguments += ["--symlink", target, path]
     return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/"]

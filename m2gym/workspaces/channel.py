@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
 
@@ -161,9 +162,13 @@ class Channel:
                 self._fail()
             elif self._loop.is_running():
                 loop, number = self._loop, self._socket.fileno()
-                loop.call_soon_threadsafe(lambda: (loop.remove_reader(number), self._fail()))
+                loop.call_soon_threadsafe(self._end_there, loop, number)
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _end_there(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        loop.remove_reader(number)
+        self._fail()
 
     def _send(
         self,
@@ -205,10 +210,16 @@ class Channel:
             if not data:
                 self.close()
                 return
-            self._reply(*_REPLY.unpack(data), rights)
+            operation, number, a, b = _REPLY.unpack(data)
+            self._reply(operation, number, a, b, rights)
 
     def _reply(
-        self, operation: int, number: int, a: int, b: int, rights: list[tuple[int, int, bytes]]
+        self,
+        operation: int,
+        number: int,
+        a: int,
+        b: int,
+        rights: Sequence[tuple[int, int, bytes]],
     ) -> None:
         if operation == EXITED:
             _resolve(self._exits.pop(number, None), a)
@@ -231,21 +242,18 @@ class Channel:
 
     def _fail(self) -> None:
         """Fail whatever still waits; nothing of a dead box may hang."""
-        waiting: list[asyncio.Future[object]] = [
-            *self._exits.values(),  # type: ignore[list-item]
-            *self._gone.values(),  # type: ignore[list-item]
-            *self._sockets.values(),  # type: ignore[list-item]
-        ]
-        if self._hello is not None:
-            waiting.append(self._hello)  # type: ignore[arg-type]
+        waiting: list[asyncio.Future[Any]] = []
         for table in (self._exits, self._gone, self._sockets):
-            table.clear()  # type: ignore[attr-defined]
+            waiting += table.values()
+            table.clear()
+        if self._hello is not None:
+            waiting.append(self._hello)
         for future in waiting:
             if not future.done():
                 future.set_exception(self.lost())
                 future.exception()
 
 
-def _resolve(future: asyncio.Future[object] | None, value: object) -> None:  # type: ignore[misc]
+def _resolve(future: asyncio.Future[Any] | None, value: object) -> None:
     if future is not None and not future.done():
         future.set_result(value)

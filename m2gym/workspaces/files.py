@@ -54,7 +54,7 @@ class Tree:
         """The bytes of a regular file."""
         with self._parent(path) as (parent, name):
             fd = os.open(name, _LOOK, dir_fd=parent)
-        with open(fd, "rb") as file:
+        with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise IsADirectoryError(errno.EISDIR, "not a regular file", path)
             return file.read()
@@ -170,7 +170,7 @@ def _put(
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o600, dir_fd=parent)
     try:
-        with open(fd, "wb") as file:
+        with os.fdopen(fd, "wb") as file:
             file.write(data)
             file.flush()
             if owner is not None:
@@ -203,7 +203,7 @@ def _add(
         if limit is not None and tar.offset + info.st_size > limit:
             raise TooLargeError(f"expected artifacts of at most {limit} bytes; {name} exceeds it")
         fd = os.open(last, _LOOK, dir_fd=parent)
-        with open(fd, "rb") as file:
+        with os.fdopen(fd, "rb") as file:
             data = file.read(info.st_size) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
@@ -212,7 +212,7 @@ def _add(
         tar.addfile(member)
         fd = os.open(last, _LOOK | os.O_DIRECTORY, dir_fd=parent)
         try:
-            for entry in sorted(os.listdir(fd)):
+            for entry in _names(fd):
                 inner = entry if name == "." else f"{name}/{entry}"
                 with contextlib.suppress(FileNotFoundError):
                     _add(tar, fd, entry, inner, done, limit)
@@ -257,6 +257,11 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: int, owner: 
         os.close(current)
 
 
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
+
+
 def _enter(parent: int, name: str, owner: Owner) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -282,7 +287,7 @@ def _clear(parent: int, name: str, *, keep_file: bool = False) -> None:
         return
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
-        for entry in os.listdir(fd):
+        for entry in _names(fd):
             _clear(fd, entry)
     finally:
         os.close(fd)

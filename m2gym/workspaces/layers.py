@@ -119,15 +119,15 @@ def _new_folder() -> Path:
 def fingerprint(root: Path) -> str:
     """A hash that changes when any file below a folder does (by inode and change time)."""
     digest = hashlib.sha256(os.fsencode(os.path.realpath(root)))
-    stack = [os.fspath(root)]
+    stack = [root]
     while stack:
         folder = stack.pop()
-        info = os.stat(folder)
+        info = folder.stat()
         digest.update(f"{info.st_ino}:{info.st_ctime_ns}".encode())
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda item: item.name):
                 if entry.is_dir(follow_symlinks=False):
-                    stack.append(entry.path)
+                    stack.append(Path(entry.path))
                     continue
                 info = entry.stat(follow_symlinks=False)
                 digest.update(os.fsencode(entry.name))
@@ -151,7 +151,7 @@ def copy_tree(
                 copy_tree(Path(entry.path), place, owner, raw=raw)
                 continue
             if stat.S_ISLNK(info.st_mode):
-                place.symlink_to(os.readlink(entry.path))
+                place.symlink_to(Path(entry.path).readlink())
             elif stat.S_ISREG(info.st_mode):
                 _copy_file(entry.path, place)
             elif raw and stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
@@ -163,15 +163,16 @@ def copy_tree(
 
 
 def _copy_file(source: str, target: Path) -> None:
-    with open(source, "rb") as reader, open(target, "xb") as writer:
+    with Path(source).open("rb") as reader, target.open("xb") as writer:
         try:
             fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except OSError:
-            shutil.copyfileobj(reader, writer, 1 << 20) if not _send(reader, writer) else None
+            if not _send(reader.fileno(), writer.fileno()):
+                shutil.copyfileobj(reader, writer, 1 << 20)
 
 
-def _send(reader: object, writer: object) -> bool:
-    source, target = reader.fileno(), writer.fileno()  # type: ignore[attr-defined]
+def _send(source: int, target: int) -> bool:
+    """Copy in the kernel; false, with nothing written, where it cannot."""
     left = os.fstat(source).st_size
     try:
         while left > 0:

@@ -1,6 +1,6 @@
 """Limits of a whole box by control groups: version 2, else version 1, else none.
 
-Where no control group can be made, `rlimits` still bounds each process (address space, file size,
+Where no control group can be made, `rlimits` still bounds each process (private memory, file size,
 CPU time) and the number of processes of the box's user; `m2gym doctor` says which holds.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,18 +223,26 @@ def _settings(version: int, limits: Limits) -> dict[str, str]:
     return settings
 
 
-def rlimits(limits: Limits, *, grouped: bool, own_uid: bool) -> tuple[int, int, int, int]:
-    """Soft and hard limits of every command: processes, address space, file size (bytes), CPU
-    seconds; -1 is none. The first two stand in for a missing control group."""
+def rlimits(limits: Limits, *, grouped: bool, own_namespace: bool) -> tuple[int, int, int, int]:
+    """Soft and hard limits of every command: processes, private memory of one process, file size
+    (bytes), CPU seconds; -1 is none.
+
+    The first two stand in for a missing control group. Since Linux 5.14 the number of processes is
+    counted within a box's user namespace; before, over all of a host user's.
+    """
     processes = memory = -1
     if not grouped:
-        if limits.processes is not None and own_uid:
-            processes = limits.processes
+        if limits.processes is not None and own_namespace and _linux() >= (5, 14):
+            processes = limits.processes + OVERHEAD_TASKS
         if limits.memory_mb is not None:
             memory = limits.memory_mb << 20
     size = -1 if limits.disk_mb is None else limits.disk_mb << 20
     cpu = -1 if limits.cpu_seconds is None else max(1, round(limits.cpu_seconds))
     return processes, memory, size, cpu
+
+
+def _linux() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def remove_groups_of(owner: str) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
-from m2gym.core.workspace import User
+from m2gym.core.workspace import User, Workspace
 from m2gym.workspaces import bubblewrap
 from m2gym.workspaces.bubblewrap import AGENT, FIRST_ID, GRADER, HOMES
 from m2gym.workspaces.channel import Channel
@@ -167,7 +167,7 @@ class LocalWorkspace(SupervisedWorkspace):
             self._group = make_group(f"{self._state.owner}-{self.name}", limits)
         self.channel = Channel()
         self.channel.lost = self._lost
-        bounds = rlimits(limits, grouped=self._group is not None, own_uid=self._able.users)
+        bounds = rlimits(limits, grouped=self._group is not None, own_namespace=True)
         try:
             self._launched = bubblewrap.launch(
                 self.spec,
@@ -222,7 +222,7 @@ class LocalWorkspace(SupervisedWorkspace):
         await asyncio.to_thread(self._need_files().replace, snapshot.stack.copy())
         await self.ensure_started()
 
-    async def fork(self, n: int) -> list[LocalWorkspace]:
+    async def fork(self, n: int) -> list[Workspace]:
         """``n`` boxes with this one's files. Their processes come up with their first use."""
         if n < 1:
             raise InputError(f"expected to fork into at least one box, got {n}")

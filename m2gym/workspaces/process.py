@@ -16,7 +16,7 @@ from pathlib import Path
 
 from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
-from m2gym.core.workspace import User
+from m2gym.core.workspace import User, Workspace
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.files import Tree
 from m2gym.workspaces.helper import helper
@@ -99,19 +99,9 @@ class ProcessWorkspace(SupervisedWorkspace):
             self._state.live[self.name] = self
             self.channel = Channel()
             self.channel.lost = self._lost
-            limits = rlimits(self.spec.limits, grouped=False, own_uid=False)
+            limits = rlimits(self.spec.limits, grouped=False, own_namespace=False)
             command = [*helper().host, "serve", str(self.channel.peer.fileno()), *map(str, limits)]
-            with (self.folder / "errors").open("ab") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    env={},
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[self.channel.peer.fileno()],
-                    start_new_session=True,
-                )
+            self._process = self._launch(command)
             self.channel.peer.close()
             root, _ = await self.channel.hello()
             self.tree = Tree(root, self.inner_workdir, [self.home(None)])
@@ -121,6 +111,19 @@ class ProcessWorkspace(SupervisedWorkspace):
         except BaseException:
             await asyncio.to_thread(self.stop_now)
             raise
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / "errors").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env={},
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[self.channel.peer.fileno()],
+                start_new_session=True,
+            )
 
     def _make_files(self, files: Path) -> None:
         with full_disk("making the work folder"):
@@ -171,12 +174,12 @@ class ProcessWorkspace(SupervisedWorkspace):
             remove_tree(self.changed() / name)
         copy_tree(source, self.changed(), None, raw=True)
 
-    async def fork(self, n: int) -> list[ProcessWorkspace]:
+    async def fork(self, n: int) -> list[Workspace]:
         """``n`` workspaces with copies of the files."""
         if n < 1:
             raise InputError(f"expected to fork into at least one box, got {n}")
         snapshot = await self.snapshot()
-        boxes = [type(self)(self.spec, files=snapshot.path) for _ in range(n)]
+        boxes: list[Workspace] = [type(self)(self.spec, files=snapshot.path) for _ in range(n)]
         try:
             for box in boxes:
                 await box.start()

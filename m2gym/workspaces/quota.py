@@ -15,6 +15,8 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
+from m2gym.core.task import WorkspaceSpec
+
 PERIOD = 0.5
 """Seconds between looks, at least; the project's choice."""
 
@@ -22,7 +24,7 @@ PERIOD = 0.5
 class Watched(Protocol):
     """A box that the thread looks at."""
 
-    spec: object
+    spec: WorkspaceSpec
 
     @property
     def running(self) -> bool: ...
@@ -64,7 +66,7 @@ def used(folder: Path, enough: int) -> int:
 
 
 def _limit(box: Watched) -> int | None:
-    megabytes: int | None = box.spec.limits.disk_mb  # type: ignore[attr-defined]
+    megabytes = box.spec.limits.disk_mb
     return None if megabytes is None else megabytes << 20
 
 

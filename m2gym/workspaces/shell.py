@@ -13,6 +13,7 @@ import contextlib
 import os
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2gym.core.errors import InputError, WorkspaceLostError
@@ -24,12 +25,18 @@ from m2gym.workspaces.streams import CHUNK, open_pipe, waiting_bytes
 if TYPE_CHECKING:
     from m2gym.workspaces.supervised import SupervisedWorkspace
 
-_LINE = (
+_STEP = (
     b'mapfile -d "" -t __m2gym </dev/fd/197; __m2gym_status $__m2gym_last; '
     b'eval "${__m2gym[0]}" </dev/null; __m2gym_last=$?; '
-    b'printf "%d %s\\0" $__m2gym_last "$PWD" >&198\n'
+    b'printf "%d %s\\0" $__m2gym_last "$PWD" >&198'
 )
-_SETUP = b'__m2gym_status() { return $1; }; __m2gym_last=0; printf "0 %s\\0" "$PWD" >&198\n'
+_LINE = b'eval "$__m2gym_step"\n'
+"""Short, because bash reads its input from a pipe byte by byte."""
+
+_SETUP = (
+    b"__m2gym_status() { return $1; }; __m2gym_last=0; readonly __m2gym_step='" + _STEP + b"'; "
+    b'printf "0 %s\\0" "$PWD" >&198\n'
+)
 
 
 class PersistentShell:
@@ -92,7 +99,7 @@ class _Session:
         self._orders, orders = open_pipe(owner, read_here=False)
         self._text, name = tempfile.mkstemp(dir=workspace.scratch())
         shown = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        os.unlink(name)
+        Path(name).unlink()
         os.fchmod(self._text, 0o444)
         self._parts: list[bytes] = []
         self._kept, self._truncated = 0, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import posixpath
 import socket
 import tempfile
 import time
@@ -121,17 +122,17 @@ class SupervisedWorkspace:
 
     def inside(self, cwd: str | None) -> str:
         """A working folder as the box sees it."""
-        return self.inner_workdir if cwd is None else os.path.join(self.inner_workdir, cwd)
+        return self.inner_workdir if cwd is None else posixpath.join(self.inner_workdir, cwd)
 
     def _script(self, text: str) -> int:
         fd, name = tempfile.mkstemp(dir=self.scratch())
         try:
-            with open(fd, "wb") as file:
+            with os.fdopen(fd, "wb") as file:
                 file.write(os.fsencode(text))
                 os.fchmod(fd, 0o444)
             return os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            os.unlink(name)
+            Path(name).unlink()
 
     async def exec(
         self,

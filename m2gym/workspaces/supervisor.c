@@ -4,7 +4,7 @@
  *   supervisor launch [--cgroup FILE] [--private] [--overlay OPTIONS DEST] [--rbind SRC DEST]
  *                     [--map BASE | --self] -- PROGRAM ARG...
  *       prepares mounts and user ids, then becomes PROGRAM (bubblewrap).
- *   supervisor serve FD NPROC AS FSIZE CPU
+ *   supervisor serve FD NPROC DATA FSIZE CPU
  *       process 1 of the box: starts, signals and kills commands at the host's request.
  *
  * Requests and replies are packets on the socket FD; channel.py documents them. A command's pipes
@@ -67,7 +67,7 @@ static int channel;
 static struct slot slots[SLOTS];
 static struct shared *shared;
 static rlim_t limits[4];
-static const int limit_names[4] = {RLIMIT_NPROC, RLIMIT_AS, RLIMIT_FSIZE, RLIMIT_CPU};
+static const int limit_names[4] = {RLIMIT_NPROC, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_CPU};
 
 static void die(const char *what) {
     fprintf(stderr, "supervisor: %s: %s\n", what, strerror(errno));
@@ -202,7 +202,8 @@ static void run_command(struct request *request, char *cwd, char **argv, char **
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     umask(022);
-    execvpe(argv[0], argv, envp);
+    environ = envp; /* execvp looks for PATH there; the memory is the minder's alone */
+    execvp(argv[0], argv);
 fail:
     *error = errno;
     _exit(127);
