@@ -23,7 +23,7 @@ class WorkspaceEnv(gymnasium.Env[str, Any]):
     Beyond Gymnasium's methods: `tools`, `submit`, `fork`, and the running `episode`.
     """
 
-    metadata = {"render_modes": ["ansi", "human"]}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi", "human"], "render_fps": 1}  # noqa: RUF012
 
     def __init__(self, twin: AsyncEnv, render_mode: str | None = None) -> None:
         self.twin = twin

@@ -1,0 +1,32 @@
+# Everything a fresh machine needs: `make demo`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# PyTorch's own index of builds without CUDA; used only when pip has no such build at hand.
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH := 2.13.0
+export PYTHON VENV TORCH TORCH_CPU_INDEX
+
+.PHONY: demo test test-heavy check setup clean
+demo: $(VENV)/.base
+	$(BIN)/m2gym demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-heavy: $(VENV)/.dev
+	$(BIN)/python -m pytest -m heavy
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+setup: $(VENV)/.dev
+
+$(VENV)/.base: pyproject.toml scripts/setup
+	scripts/setup base
+
+$(VENV)/.dev: pyproject.toml scripts/setup
+	scripts/setup dev
+
+clean:
+	rm -rf $(VENV)
