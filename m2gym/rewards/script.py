@@ -30,7 +30,7 @@ _SET_UP = (
 
 
 @reward("test-script")
-async def test_script(
+async def script_reward(
     grading: Grading, env: dict[str, str] | None = None, timeout: float = 600.0
 ) -> Score:
     """Run ``/tests/test.sh`` once; ``env`` is added to its environment, ``timeout`` in seconds.

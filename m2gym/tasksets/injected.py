@@ -86,7 +86,6 @@ async def find_injected(
             measured = await measure(prepared, tests, command, make_box, green=baseline.green)
         except VerifierError:
             continue
-        unseen = tuple(sorted({test.partition("::")[0] for test in measured.fail_to_pass}))
         recipe = Recipe(
             id=name,
             kind="injected-bug",
@@ -100,10 +99,11 @@ async def find_injected(
             green=f"{file.project}-{file.version}",
             requires=tuple(requires),
             command=tuple(command),
+            artifacts=built.sources,
             changed=1,
             seconds=measured.seconds,
         )
-        built = build_repository(file, None, (mutation,), unseen, cache, progress)
+        built = build_repository(file, None, (mutation,), recipe.shown_by, cache, progress)
         try:
             await verify(recipe, baseline.green, built, cache, make_box)
         except PackageRejectedError:

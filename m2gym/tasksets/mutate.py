@@ -79,8 +79,8 @@ class Module:
 
 Operator = Callable[[Module, ast.AST], Iterator[Place]]
 OPERATORS: dict[str, Operator] = {}
-_UTF8 = re.compile(rb"(?!(?:.*\n)?[ \t\f]*#.*?coding[:=][ \t]*(?!utf-?8\b))", re.IGNORECASE)
-"""Matches unless one of the first two lines declares another encoding than UTF-8."""
+_ENCODING = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_UTF8 = {b"utf-8", b"utf8"}
 
 
 def operator(name: str) -> Callable[[Operator], Operator]:
@@ -103,7 +103,8 @@ def places(source: bytes, name: str) -> list[Place]:
         raise UnknownIdError("mutation operator", name, OPERATORS)
     try:
         source.decode("utf-8")
-        if source.startswith(codecs.BOM_UTF8) or not _UTF8.match(source):
+        declared = [m[1].lower() for m in map(_ENCODING.match, source.splitlines()[:2]) if m]
+        if source.startswith(codecs.BOM_UTF8) or not _UTF8.issuperset(declared):
             return []
         module = Module(source)
     except (SyntaxError, ValueError, RecursionError):

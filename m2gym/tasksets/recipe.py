@@ -49,6 +49,7 @@ class Recipe(Frozen):
     green: str = Field(description="name of the list of tests that pass with the fix")
     requires: tuple[str, ...] = Field((), description="names of pinned wheels the tests import")
     command: tuple[str, ...] = Field((), description="extra pytest arguments")
+    artifacts: tuple[str, ...] = Field(min_length=1, description="the package's own paths")
     changed: int = Field(ge=1, description="source files the reference change touches")
     seconds: float = Field(gt=0, description="seconds one run of the tests took, measured")
 
@@ -63,13 +64,18 @@ class Recipe(Frozen):
             parameters["command"] = list(self.command)
         return (RewardSpec(name="tests-pass", parameters=parameters),)
 
-    def task(self, green: tuple[str, ...], artifacts: tuple[str, ...]) -> Task:
+    @property
+    def shown_by(self) -> tuple[str, ...]:
+        """The test files that show the fault."""
+        return tuple(sorted({test.partition("::")[0] for test in self.fail_to_pass}))
+
+    def task(self, green: tuple[str, ...]) -> Task:
         """The task as agents and environments see it."""
         return Task(
             id=self.id,
             instruction=f"{self.statement.strip()}\n\n{_RULES.format(package=self.package)}",
             rewards=self.rewards(green),
-            artifacts=artifacts,
+            artifacts=self.artifacts,
             limits=Limits(grade_seconds=GRADE_SECONDS),
             metadata={
                 "package": self.package,

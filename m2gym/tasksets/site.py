@@ -83,15 +83,17 @@ def _compile(python: Path, folder: Path) -> None:
         raise InfraError(f"the interpreter {python} cannot be run: {error}") from error
 
 
-def python_mounts(cache: Cache) -> tuple[Mount, ...]:
-    """The interpreter where it lies outside ``/usr``, and empty folders over host packages."""
-    mounts: list[Mount] = []
+def interpreter_mounts() -> tuple[Mount, ...]:
+    """The interpreter's folder, where it lies outside ``/usr`` (which every box sees)."""
     prefix = Path(sys.base_prefix).resolve()
-    if not prefix.is_relative_to("/usr"):
-        mounts.append(Mount(source=prefix, target=PYTHON))
+    return () if prefix.is_relative_to("/usr") else (Mount(source=prefix, target=PYTHON),)
+
+
+def python_mounts(cache: Cache) -> tuple[Mount, ...]:
+    """The interpreter, and empty folders over the host's packages."""
     empty = cache.folder("site", key_of("empty"), lambda folder: None)
-    mounts += [Mount(source=empty, target=boxed(path)) for path in host_packages()]
-    return tuple(mounts)
+    masks = (Mount(source=empty, target=boxed(path)) for path in host_packages())
+    return (*interpreter_mounts(), *masks)
 
 
 @functools.cache

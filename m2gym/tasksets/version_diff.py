@@ -59,6 +59,7 @@ async def make_version_diff(
         green=name,
         requires=tuple(requires),
         command=tuple(command),
+        artifacts=built.sources,
         changed=sum(path.endswith(".py") for path in files_of(built.fixed)) or 1,
         seconds=measured.seconds,
     )
@@ -78,7 +79,7 @@ async def verify(
     Raises:
         PackageRejectedError: they do not.
     """
-    task = recipe.task(green, built.sources)
+    task = recipe.task(green)
     prepared = prepare_task(task, built, recipe.requires, cache)
     gold = await verdicts(prepared, make_box, gold=True)
     noop = await verdicts(prepared, make_box, gold=False)

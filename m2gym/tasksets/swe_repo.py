@@ -1,0 +1,83 @@
+"""The taskset ``swe-repo``: real repositories from the package registry, measured."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from m2gym.core.errors import UnknownIdError
+from m2gym.core.task import PreparedTask, Split, Task
+from m2gym.tasksets.cache import Cache, Progress, silent
+from m2gym.tasksets.recipe import Recipe, data, green_tests, load
+from m2gym.tasksets.repository import Repository, build_repository, prepare_task
+
+
+class SweRepo:
+    """Version-diff and injected-bug tasks; a recipe becomes files when it is first prepared.
+
+    Packages of the ``test`` split never occur in ``train``. ``cache`` is where archives and built
+    trees are kept; ``progress`` is told about downloads.
+    """
+
+    name = "swe-repo"
+
+    def __init__(
+        self, cache: Cache | str | Path | None = None, progress: Progress = silent
+    ) -> None:
+        self.cache = cache if isinstance(cache, Cache) else Cache(cache)
+        self.progress = progress
+        self._tasks: dict[str, Task] = {}
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """Ids of one split, in alphabetical order."""
+        return [name for name, recipe in recipes().items() if recipe.split == split]
+
+    def task(self, task_id: str) -> Task:
+        """The task; needs no network.
+
+        Raises:
+            UnknownIdError: there is no such task; the message names the nearest.
+        """
+        if task_id not in self._tasks:
+            recipe = self.recipe(task_id)
+            self._tasks[task_id] = recipe.task(green_tests(recipe.green))
+        return self._tasks[task_id]
+
+    def recipe(self, task_id: str) -> Recipe:
+        """The facts a task is made from.
+
+        Raises:
+            UnknownIdError: there is no such task; the message names the nearest.
+        """
+        if task_id not in recipes():
+            raise UnknownIdError("task of swe-repo", task_id, recipes())
+        return recipes()[task_id]
+
+    def prepare(self, task: Task) -> PreparedTask:
+        """The task's files at hand: fetched and built the first time, then milliseconds.
+
+        Raises:
+            DownloadError: an archive is not to be had, or came with another hash.
+            InfraError: the cache cannot be written, or was damaged.
+        """
+        recipe = self.recipe(task.id)
+        built = build(recipe, self.cache, self.progress)
+        return prepare_task(task, built, recipe.requires, self.cache, self.progress)
+
+
+def build(recipe: Recipe, cache: Cache, progress: Progress = silent) -> Repository:
+    """A recipe's files."""
+    unseen = recipe.shown_by if recipe.mutations else ()
+    return build_repository(recipe.source, recipe.fixed, recipe.mutations, unseen, cache, progress)
+
+
+@functools.cache
+def recipes() -> dict[str, Recipe]:
+    """Id → recipe of every task shipped with m2gym, in alphabetical order."""
+    found = {}
+    for entry in sorted((data() / "tasks").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".json"):
+            recipe = load(entry.read_text(encoding="utf-8"), entry.name)
+            found[recipe.id] = recipe
+    return found
