@@ -205,7 +205,7 @@ def _turned(candidate: _Candidate, name: str, tree: ast.Module, rng: random.Rand
     """The copy: the same fixtures and body, and an assertion that is false whatever comes."""
     function = copy.deepcopy(candidate.function)
     function.name = name
-    if ast.get_docstring(function) is not None:
+    while ast.get_docstring(function) is not None:
         function.body = function.body[1:]
     for decorator in function.decorator_list:
         assert isinstance(decorator, ast.Call)
