@@ -43,8 +43,8 @@ class Tiles:
 
 _HOPPER: dict[tuple[Product, int], Tiles] = {
     ("up", 128): Tiles(128, 128, 64, 8, 4, specialize=True),
-    ("down", 128): Tiles(128, 256, 64, 8, 3),
-    ("d_inner", 128): Tiles(128, 256, 64, 8, 3),
+    ("down", 128): Tiles(128, 256, 64, 8, 3, group=4),
+    ("d_inner", 128): Tiles(128, 256, 64, 8, 3, group=4),
     ("d_rows", 128): Tiles(128, 256, 64, 8, 3),
     ("d_down", 128): Tiles(128, 256, 64, 8, 3),
     ("d_gate_up", 128): Tiles(128, 256, 64, 8, 3),
@@ -54,8 +54,8 @@ _HOPPER: dict[tuple[Product, int], Tiles] = {
     ("d_rows", 64): Tiles(64, 256, 64, 4, 3),
     ("d_down", 64): Tiles(128, 256, 64, 8, 3),
     ("d_gate_up", 64): Tiles(128, 256, 64, 8, 3),
-    ("up", 16): Tiles(16, 128, 64, 4, 5, swap=True, group=1),
-    ("down", 16): Tiles(16, 128, 128, 4, 5, swap=True, group=1),
+    ("up", 16): Tiles(16, 64, 128, 4, 5, swap=True, group=1),
+    ("down", 16): Tiles(16, 128, 128, 4, 4, swap=True, group=1),
     ("d_inner", 16): Tiles(16, 128, 64, 4, 5, swap=True, group=1),
     ("d_rows", 16): Tiles(16, 128, 64, 4, 5, swap=True, group=1),
     ("d_down", 16): Tiles(128, 256, 16, 8, 3),

@@ -60,6 +60,8 @@ def check(case: dict[str, torch.Tensor], bound: float, align: int | None = None)
     ("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
 )
 def test_matches_float64(dtype: torch.dtype, bound: float, device: str) -> None:
+    if device == "cpu" and dtype == torch.bfloat16:
+        bound = 2.5e-2  # the interpreter truncates to bf16 where a card rounds
     check(inputs(37, 48, 32, 5, 2, dtype, device), bound)
 
 

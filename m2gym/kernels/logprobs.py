@@ -1,0 +1,449 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
+"""Token log-probabilities over a large vocabulary, whose logits are never kept.
+
+Rows are taken in chunks. A chunk's logits come in fp32 from operands of any type (M1's fp32
+head, arXiv 2506.13585), one kernel turns them into log-probabilities, entropies and, in place,
+the logits' gradient:
+
+    d loss / d z_v = c · (1[v = target] − p_v) + e · p_v · (log p_v + entropy)
+
+where c, the loss's slope in the log-probability, is known as soon as the row's log-probability
+is: ``policy_loss`` takes the gradient in the forward and multiplies three times instead of four.
+``token_logprobs`` allows any loss afterwards, at the price of computing the logits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
+
+_KERNEL = "logprobs"
+# The project's choice: rows of a chunk hold fp32 logits of about this many bytes.
+CHUNK_BYTES = 850 * 2**20
+_GIVEN, _CISPO, _PPO = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Cispo:
+    """CISPO: −sg(clip(r, 0, 1 + high)) · A · log π, r = π / π_old (arXiv 2605.26494, section 6).
+
+    Attributes:
+        high: the upper clip's distance from 1. Undisclosed by the source; 3.0 is the project's.
+    """
+
+    high: float = 3.0
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """PPO's clipped surrogate: −min(r · A, clip(r, 1 − low, 1 + high) · A)."""
+
+    low: float = 0.2
+    high: float = 0.2
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """What ``policy_loss`` returns.
+
+    Attributes:
+        loss: scalar, differentiable: Σ_t scale_t · (objective_t − entropy_coefficient · H_t).
+        logprobs_T, entropy_T: of every position, detached, fp32; 0 at ignored positions.
+    """
+
+    loss: torch.Tensor
+    logprobs_T: torch.Tensor
+    entropy_T: torch.Tensor
+
+
+@triton.jit
+def _rows_kernel(
+    logits,
+    targets,
+    first,
+    advantages,
+    old,
+    scales,
+    logprobs,
+    entropies,
+    losses,
+    slopes,
+    entropy_slopes,
+    size,
+    inverse_temperature,
+    low,
+    high,
+    entropy_coefficient,
+    ignore,
+    OBJECTIVE: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    HAS_ENTROPY_SLOPE: tl.constexpr,
+    OUT: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    line = tl.program_id(0)
+    row = first + line
+    z = logits + line.to(tl.int64) * size
+    target = tl.load(targets + row)
+    live = target != ignore
+    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    mean = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, size, BLOCK):
+        cols = start + tl.arange(0, BLOCK)
+        x = tl.load(z + cols, mask=cols < size, other=float("-inf")) * inverse_temperature
+        new = tl.maximum(top, x, propagate_nan=tl.PropagateNan.ALL)
+        # A column that has seen nothing has top = -inf, and -inf - -inf is no number.
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        shrink = tl.exp(top - safe)
+        part = tl.exp(x - safe)
+        total = total * shrink + part
+        mean = mean * shrink + tl.where(x == float("-inf"), 0.0, part * x)
+        top = new
+    peak = tl.max(top, axis=0)
+    shrink = tl.exp(top - peak)
+    norm = tl.sum(total * shrink, axis=0)
+    lse = peak + tl.log(norm)
+    entropy = lse - tl.sum(mean * shrink, axis=0) / norm
+    picked = tl.load(z + tl.where(live, target, 0)) * inverse_temperature
+    logp = picked - lse
+    tl.store(logprobs + row, tl.where(live, logp, 0.0))
+    tl.store(entropies + row, tl.where(live, entropy, 0.0))
+    if GRADIENT:
+        if OBJECTIVE == 0:
+            slope = tl.load(slopes + row)
+            entropy_slope = 0.0
+            if HAS_ENTROPY_SLOPE:
+                entropy_slope = tl.load(entropy_slopes + row)
+        else:
+            advantage = tl.load(advantages + row)
+            scale = tl.load(scales + row)
+            ratio = tl.exp(logp - tl.load(old + row))
+            if OBJECTIVE == 1:
+                weight = tl.minimum(ratio, 1.0 + high)
+                loss = -weight * advantage * logp
+                slope = -weight * advantage
+            else:
+                clipped = tl.minimum(tl.maximum(ratio, 1.0 - low), 1.0 + high)
+                loss = -tl.minimum(ratio * advantage, clipped * advantage)
+                slope = tl.where(ratio * advantage <= clipped * advantage, -ratio * advantage, 0.0)
+            loss = (loss - entropy_coefficient * entropy) * scale
+            tl.store(losses + row, tl.where(live, loss, 0.0))
+            slope = slope * scale
+            entropy_slope = -entropy_coefficient * scale
+        slope = tl.where(live, slope, 0.0) * inverse_temperature
+        entropy_slope = tl.where(live, entropy_slope, 0.0) * inverse_temperature
+        # In 16 bits the gradient overwrites the first half of its own row: block b's values go
+        # to bytes read by block b // 2, so all threads must be past that read.
+        g = logits.to(tl.pointer_type(OUT)) + line.to(tl.int64) * size * (2 if HALF else 1)
+        for start in range(0, size, BLOCK):
+            cols = start + tl.arange(0, BLOCK)
+            x = tl.load(z + cols, mask=cols < size, other=float("-inf")) * inverse_temperature
+            logs = x - lse
+            p = tl.exp(logs)
+            d = tl.where(cols == target, slope, 0.0) - slope * p
+            if OBJECTIVE != 0 or HAS_ENTROPY_SLOPE:
+                d -= entropy_slope * tl.where(p > 0.0, p * (logs + entropy), 0.0)
+            if HALF:
+                tl.debug_barrier()
+            tl.store(g + cols, d.to(OUT), mask=cols < size)
+
+
+_TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The operands and scalars of one pass over all chunks."""
+
+    hidden: torch.Tensor
+    weight: torch.Tensor
+    targets: torch.Tensor
+    temperature: float
+    ignore: int
+    chunk: int
+
+    def chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """First row, last row and fp32 logits of every chunk, in one buffer used again."""
+        tokens, vocabulary = self.hidden.shape[0], self.weight.shape[0]
+        rows = min(self.chunk, tokens)
+        device = self.hidden.device
+        buffer = torch.empty(rows, vocabulary, dtype=torch.float32, device=device)
+        for first in range(0, tokens, rows):
+            last = min(first + rows, tokens)
+            logits, part = buffer[: last - first], self.hidden[first:last]
+            if device.type == "cuda" and part.dtype != torch.float32:
+                torch.mm(part, self.weight.T, out_dtype=torch.float32, out=logits)
+            else:
+                torch.mm(part.float(), self.weight.float().T, out=logits)
+            yield first, last, logits
+
+
+def _launch(
+    call: _Call,
+    first: int,
+    logits: torch.Tensor,
+    outputs: dict[str, torch.Tensor],
+    *,
+    objective: int = _GIVEN,
+    scalars: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    inputs: dict[str, torch.Tensor] | None = None,
+    gradient: bool = False,
+) -> torch.Tensor | None:
+    """Log-probabilities and entropies of one chunk; with ``gradient`` the logits' gradient too."""
+    nothing = outputs["logprobs"]
+    given = inputs or {}
+    dtype = call.hidden.dtype
+    half = dtype != torch.float32
+    rows, vocabulary = logits.shape
+    low, high, entropy_coefficient = scalars
+    _rows_kernel[(rows,)](
+        logits,
+        call.targets,
+        first,
+        given.get("advantages", nothing),
+        given.get("old", nothing),
+        given.get("scales", nothing),
+        outputs["logprobs"],
+        outputs["entropies"],
+        outputs.get("losses", nothing),
+        given.get("slopes", nothing),
+        given.get("entropy_slopes", nothing),
+        vocabulary,
+        1.0 / call.temperature,
+        low,
+        high,
+        entropy_coefficient,
+        call.ignore,
+        OBJECTIVE=objective,
+        GRADIENT=gradient,
+        HAS_ENTROPY_SLOPE="entropy_slopes" in given,
+        OUT=_TYPES[dtype],
+        HALF=half,
+        BLOCK=min(4096, triton.next_power_of_2(vocabulary)),
+        num_warps=8,
+    )
+    if not gradient:
+        return None
+    if not half:
+        return logits
+    return logits.view(dtype)[:, :vocabulary]
+
+
+def _check(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float,
+    ignore: int, chunk: int | None, *rows: torch.Tensor,
+) -> _Call:  # fmt: skip
+    check_runnable(_KERNEL, hidden, weight, targets, *rows)
+    check_float(_KERNEL, hidden=hidden, weight=weight)
+    tokens = hidden.shape[0]
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise KernelRefusal(
+            f"{_KERNEL}: needs hidden (T, H) and weight (V, H), got {tuple(hidden.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    for tensor in (targets, *rows):
+        if tuple(tensor.shape) != (tokens,):
+            raise KernelRefusal(
+                f"{_KERNEL}: needs one value for each of {tokens} rows, got {tuple(tensor.shape)}"
+            )
+    if targets.is_floating_point():
+        raise KernelRefusal(f"{_KERNEL}: targets must be integers, got {targets.dtype}")
+    if not temperature > 0:
+        raise KernelRefusal(f"{_KERNEL}: temperature must be above 0, got {temperature}")
+    rows_of_chunk = chunk or max(CHUNK_BYTES // (4 * weight.shape[0]) // 128 * 128, 128)
+    return _Call(
+        hidden.contiguous(), weight.contiguous(), targets.contiguous(), temperature, ignore,
+        rows_of_chunk,
+    )  # fmt: skip
+
+
+def _accumulate(
+    call: _Call, first: int, last: int, grad: torch.Tensor,
+    d_hidden: torch.Tensor | None, d_weight: torch.Tensor | None,
+) -> None:  # fmt: skip
+    if d_hidden is not None:
+        torch.mm(grad, call.weight, out=d_hidden[first:last])
+    if d_weight is None:
+        return
+    part = call.hidden[first:last]
+    if d_weight.dtype == part.dtype:
+        d_weight.addmm_(grad.T, part)
+    elif d_weight.device.type == "cuda":
+        torch.addmm(d_weight, grad.T, part, out_dtype=d_weight.dtype, out=d_weight)
+    else:
+        d_weight.addmm_(grad.T.float(), part.float())
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, call: _Call
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = _outputs(call)
+        for first, _, logits in call.chunks():
+            _launch(call, first, logits, outputs)
+        ctx.save_for_backward(hidden, weight)
+        ctx.call = call
+        return outputs["logprobs"], outputs["entropies"]
+
+    @staticmethod
+    def backward(ctx: Any, d_logprobs: torch.Tensor, d_entropies: torch.Tensor) -> Any:
+        call: _Call = ctx.call
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        d_hidden = torch.empty_like(call.hidden) if need_hidden else None
+        d_weight = _weight_gradient(call) if need_weight else None
+        outputs = _outputs(call)
+        given = {"slopes": d_logprobs.float().contiguous()}
+        given["entropy_slopes"] = d_entropies.float().contiguous()
+        for first, last, logits in call.chunks():
+            grad = _launch(call, first, logits, outputs, inputs=given, gradient=True)
+            assert grad is not None
+            _accumulate(call, first, last, grad, d_hidden, d_weight)
+        return d_hidden, None if d_weight is None else d_weight.to(call.weight.dtype), None
+
+
+def _outputs(call: _Call) -> dict[str, torch.Tensor]:
+    tokens, device = call.hidden.shape[0], call.hidden.device
+    return {
+        name: torch.zeros(tokens, dtype=torch.float32, device=device)
+        for name in ("logprobs", "entropies", "losses")
+    }
+
+
+def _weight_gradient(call: _Call, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.zeros(call.weight.shape, dtype=dtype, device=call.weight.device)
+
+
+def token_logprobs(
+    hidden_T_H: torch.Tensor,
+    weight_V_H: torch.Tensor,
+    targets_T: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of every target and entropy (nats) of every row, differentiable.
+
+    For old and reference policies call it under ``torch.no_grad``. The backward computes the
+    logits again; where the loss is CISPO's or PPO's, ``policy_loss`` does not need to.
+
+    Args:
+        temperature: logits are divided by it.
+        ignore_index: rows with this target give 0 and no gradient.
+        chunk: rows at a time; by default as many as ``CHUNK_BYTES`` of fp32 logits hold.
+
+    Returns:
+        Both (T,), fp32.
+
+    Raises:
+        KernelRefusal: a device, type or shape the kernel cannot take.
+    """
+    call = _check(hidden_T_H, weight_V_H, targets_T, temperature, ignore_index, chunk)
+    logprobs, entropies = _TokenLogprobs.apply(hidden_T_H, weight_V_H, call)
+    return logprobs, entropies
+
+
+class _PolicyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        call: _Call,
+        objective: Cispo | Ppo,
+        entropy_coefficient: float,
+        inputs: dict[str, torch.Tensor],
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        d_hidden = torch.empty_like(call.hidden) if need_hidden else None
+        d_weight = _weight_gradient(call, dtype) if need_weight else None
+        outputs = _outputs(call)
+        cispo = isinstance(objective, Cispo)
+        low = 0.0 if isinstance(objective, Cispo) else objective.low
+        for first, last, logits in call.chunks():
+            grad = _launch(
+                call,
+                first,
+                logits,
+                outputs,
+                objective=_CISPO if cispo else _PPO,
+                scalars=(low, objective.high, entropy_coefficient),
+                inputs=inputs,
+                gradient=True,
+            )
+            assert grad is not None
+            _accumulate(call, first, last, grad, d_hidden, d_weight)
+        ctx.grads = (d_hidden, d_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(outputs["logprobs"], outputs["entropies"])
+        return outputs["losses"].sum(), outputs["logprobs"], outputs["entropies"]
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: torch.Tensor, *_: Any) -> Any:
+        if ctx.grads is None:
+            raise KernelRefusal(
+                f"{_KERNEL}: policy_loss was taken backward once already and keeps nothing; call "
+                "it again, or use token_logprobs"
+            )
+        d_hidden, d_weight = ctx.grads
+        ctx.grads = None
+        if d_hidden is not None:
+            d_hidden.mul_(d_loss)
+        if d_weight is not None:
+            d_weight = d_weight.mul_(d_loss).to(ctx.weight_dtype)
+        return d_hidden, d_weight, None, None, None, None, None
+
+
+def policy_loss(
+    hidden_T_H: torch.Tensor,
+    weight_V_H: torch.Tensor,
+    targets_T: torch.Tensor,
+    advantages_T: torch.Tensor,
+    old_logprobs_T: torch.Tensor,
+    scales_T: torch.Tensor,
+    objective: Cispo | Ppo,
+    *,
+    entropy_coefficient: float = 0.0,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+    chunk: int | None = None,
+    weight_grad_dtype: torch.dtype = torch.float32,
+) -> PolicyLoss:
+    """The policy loss from hidden states, its gradient taken in the forward.
+
+    Its backward may run once: it scales what the forward found by the upstream gradient.
+
+    Args:
+        scales_T: a position's share of the loss, 1 / Σ|o| for CISPO; 0 masks it.
+        entropy_coefficient: reward for entropy, in the loss's unit a nat.
+        weight_grad_dtype: fp32 (default) sums the chunks of the head's gradient exactly;
+            the head's own type halves that buffer and rounds at every chunk.
+
+    Raises:
+        KernelRefusal: a device, type or shape the kernel cannot take.
+    """
+    inputs = {"advantages": advantages_T, "old": old_logprobs_T, "scales": scales_T}
+    call = _check(
+        hidden_T_H, weight_V_H, targets_T, temperature, ignore_index, chunk, *inputs.values()
+    )
+    if weight_grad_dtype not in (torch.float32, weight_V_H.dtype):
+        raise KernelRefusal(
+            f"{_KERNEL}: weight_grad_dtype must be float32 or the head's {weight_V_H.dtype}, got "
+            f"{weight_grad_dtype}"
+        )
+    ready = {name: tensor.detach().float().contiguous() for name, tensor in inputs.items()}
+    loss, logprobs, entropy = _PolicyLoss.apply(
+        hidden_T_H, weight_V_H, call, objective, entropy_coefficient, ready, weight_grad_dtype
+    )
+    return PolicyLoss(loss, logprobs, entropy)

@@ -1,0 +1,163 @@
+"""Log-probabilities, entropy and policy losses against float64 autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from m2gym.kernels import reference
+from m2gym.kernels.logprobs import Cispo, Ppo, policy_loss, token_logprobs
+from m2gym.kernels.support import KernelRefusal
+
+BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+def draw(
+    tokens: int, width: int, vocabulary: int, dtype: torch.dtype, device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    hidden = torch.randn(tokens, width, device=device).to(dtype)
+    weight = (torch.randn(vocabulary, width, device=device) * 0.3).to(dtype)
+    targets = torch.randint(0, vocabulary, (tokens,), device=device)
+    return hidden, weight, targets
+
+
+def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+    got, want = got.detach().double(), want.detach()
+    assert not got.isnan().any()
+    return float((got - want).norm() / want.norm().clamp(min=1e-30))
+
+
+def leaf(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return tensor.detach().to(dtype or tensor.dtype).clone().requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs(dtype: torch.dtype, temperature: float, device: str) -> None:
+    hidden, weight, targets = draw(11, 16, 53, dtype, device)
+    targets[4] = -100
+    h, w = leaf(hidden), leaf(weight)
+    logp, entropy = token_logprobs(h, w, targets, temperature=temperature, chunk=4)
+    th, tw = leaf(hidden, torch.double), leaf(weight, torch.double)
+    want, want_entropy = reference.token_logprobs(th, tw, targets, temperature=temperature)
+    # The head is fp32 from 16-bit operands: exact to fp32 whatever the operands' type.
+    assert relative(logp, want) < 2e-5
+    assert relative(entropy, want_entropy) < 2e-5
+    a, b = torch.randn(11, device=device), torch.randn(11, device=device)
+    (a * logp + b * entropy).sum().backward()
+    (a.double() * want + b.double() * want_entropy).sum().backward()
+    for got, right in ((h.grad, th.grad), (w.grad, tw.grad)):
+        assert got is not None
+        assert right is not None
+        assert relative(got, right) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("objective", [Cispo(high=0.5), Ppo(0.2, 0.3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_policy_loss(objective: Cispo | Ppo, dtype: torch.dtype, device: str) -> None:
+    hidden, weight, targets = draw(13, 16, 70, dtype, device)
+    targets[::5] = -100
+    advantages = torch.randn(13, device=device)
+    scales = torch.rand(13, device=device)
+    base, _ = reference.token_logprobs(hidden.double(), weight.double(), targets)
+    old = (base + torch.randn(13, device=device) * 0.6).float()
+    h, w = leaf(hidden), leaf(weight)
+    got = policy_loss(
+        h, w, targets, advantages, old, scales, objective, entropy_coefficient=0.02, chunk=5
+    )
+    (3 * got.loss).backward()
+
+    th, tw = leaf(hidden, torch.double), leaf(weight, torch.double)
+    logp, entropy = reference.token_logprobs(th, tw, targets)
+    ratio = (logp - old.double()).exp()
+    adv = advantages.double()
+    if isinstance(objective, Cispo):
+        each = -ratio.detach().clamp(max=1 + objective.high) * adv * logp
+        clipped = ratio > 1 + objective.high
+    else:
+        inside = ratio.clamp(1 - objective.low, 1 + objective.high)
+        each = -torch.minimum(ratio * adv, inside * adv)
+        clipped = inside != ratio
+    assert clipped.any()
+    assert not clipped.all()
+    live = targets != -100
+    want = ((each - 0.02 * entropy) * scales.double())[live].sum()
+    (3 * want).backward()
+    assert relative(got.logprobs_T, logp) < 2e-5
+    assert relative(got.entropy_T, entropy) < 2e-5
+    torch.testing.assert_close(got.loss.double(), want, rtol=1e-4, atol=1e-5)
+    for mine, right in ((h.grad, th.grad), (w.grad, tw.grad)):
+        assert mine is not None
+        assert right is not None
+        assert relative(mine, right) < BOUNDS[dtype]
+
+
+def test_both_ways_give_one_gradient(device: str) -> None:
+    hidden, weight, targets = draw(9, 16, 40, torch.float32, device)
+    advantages = torch.randn(9, device=device)
+    first, second = leaf(hidden), leaf(hidden)
+    logp, _ = token_logprobs(second, weight, targets)
+    ones = torch.ones(9, device=device)
+    on_policy = policy_loss(first, weight, targets, advantages, logp.detach(), ones, Cispo())
+    on_policy.loss.backward()
+    (-advantages * logp).sum().backward()
+    assert first.grad is not None
+    torch.testing.assert_close(first.grad, second.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_several_blocks_of_the_vocabulary(device: str) -> None:
+    hidden, weight, targets = draw(3, 16, 4096 * 2 + 37, torch.bfloat16, device)
+    targets[0] = 4096 * 2 + 36
+    h = leaf(hidden)
+    logp, _ = token_logprobs(h, weight, targets)
+    th = leaf(hidden, torch.double)
+    want, _ = reference.token_logprobs(th, weight.double(), targets)
+    assert relative(logp, want) < 2e-5
+    logp.sum().backward()
+    want.sum().backward()
+    assert h.grad is not None
+    assert th.grad is not None
+    assert relative(h.grad, th.grad) < 2e-2
+
+
+def test_chunks_change_nothing(device: str) -> None:
+    hidden, weight, targets = draw(10, 16, 33, torch.float32, device)
+    whole, _ = token_logprobs(hidden, weight, targets)
+    parts, _ = token_logprobs(hidden, weight, targets, chunk=3)
+    torch.testing.assert_close(whole, parts)
+
+
+def test_nan_stays_in_its_row(device: str) -> None:
+    hidden, weight, targets = draw(6, 16, 33, torch.float32, device)
+    hidden[2, 0] = float("nan")
+    logp, _ = token_logprobs(hidden, weight, targets)
+    assert logp.isnan().tolist() == [False, False, True, False, False, False]
+
+
+def test_huge_logits(device: str) -> None:
+    hidden, weight, targets = draw(4, 16, 33, torch.float32, device)
+    logp, entropy = token_logprobs(hidden * 1e4, weight, targets)
+    want, want_entropy = reference.token_logprobs(hidden.double() * 1e4, weight.double(), targets)
+    assert relative(logp, want) < 1e-5
+    assert float((entropy.double() - want_entropy).abs().max()) < 1e-2
+
+
+def test_backward_once_and_refusals(device: str) -> None:
+    hidden, weight, targets = draw(4, 16, 33, torch.float32, device)
+    ones = torch.ones(4, device=device)
+    loss = policy_loss(leaf(hidden), weight, targets, ones, -ones, ones, Ppo()).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(KernelRefusal, match="once already"):
+        loss.backward()
+    with pytest.raises(KernelRefusal, match="one value for each"):
+        token_logprobs(hidden, weight, targets[:2])
+    with pytest.raises(KernelRefusal, match="cast first"):
+        token_logprobs(hidden, weight.bfloat16(), targets)
+    with pytest.raises(KernelRefusal, match="temperature"):
+        token_logprobs(hidden, weight, targets, temperature=0.0)
+    with pytest.raises(KernelRefusal, match="must be integers"):
+        token_logprobs(hidden, weight, ones)
+    with pytest.raises(KernelRefusal, match="weight_grad_dtype"):
+        policy_loss(
+            hidden, weight, targets, ones, ones, ones, Ppo(), weight_grad_dtype=torch.float16
+        )
