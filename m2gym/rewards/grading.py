@@ -32,6 +32,13 @@ class Grading:
         limit = self.prepared.task.limits.grade_seconds
         return limit - (time.monotonic() - self.started)
 
+    def declared(self, path: str) -> bool:
+        """Whether a path lies in the declared artifacts, so that the agent's file replaces it."""
+        return any(
+            part in (".", "./", path) or path.startswith(part.rstrip("/") + "/")
+            for part in self.prepared.task.artifacts
+        )
+
 
 def tree(root: Path | None) -> dict[str, Path]:
     """Relative path → file, of every file below a folder (links that lead out are not followed)."""

@@ -42,7 +42,7 @@ def graded_sources(grading: Grading, files: Sequence[str]) -> dict[str, bytes | 
     for path in files:
         if path in grading.hidden:
             found[path] = grading.hidden[path].read_bytes()
-        elif is_test_file(path) and root is not None:
+        elif root is not None and (is_test_file(path) or not grading.declared(path)):
             source = root / path
             found[path] = source.read_bytes() if source.is_file() else None
         else:
@@ -63,6 +63,7 @@ async def protect(grading: Grading, files: Sequence[str]) -> list[str]:
     tests = {path for path in files if is_test_file(path)}
     names = {*pristine, *grading.artifacts, *grading.links}
     guarded = {p for p in names if is_configuration(p) or p in tests} - set(grading.hidden)
+    guarded = {p for p in guarded if grading.declared(p)}
     wrong = [
         p
         for p in sorted(guarded)

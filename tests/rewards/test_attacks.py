@@ -144,6 +144,17 @@ async def test_pristine_configuration_and_tests_come_back(bench: Bench) -> None:
     assert (await bench.grade({"src/calc.py": FIXED}, script="rm conftest.py")).reward == 1.0
 
 
+async def test_only_declared_artifacts_need_putting_right(bench: Bench) -> None:
+    bench.root |= {"conftest.py": "", "src/conftest.py": "", "docs.py": '"""\n>>> 1\n1\n"""\n'}
+    bench.artifacts = ("src",)
+    bench.parameters = {"command": ["--doctest-modules"]}
+    bench.fail_to_pass.append("docs.py::docs")
+    left = {"conftest.py": HOOK, "src/conftest.py": HOOK, "src/calc.py": FIXED, "docs.py": ""}
+    verdict = await bench.grade(left)
+    assert verdict.reward == 1.0
+    assert verdict.scores["tests-pass"].evidence["restored"] == ["src/conftest.py"]
+
+
 async def test_links_cannot_lead_hidden_files_away(bench: Bench) -> None:
     script = "mkdir other && ln -s other tests && ln -s /etc/passwd out && ln -s .. up"
     verdict = await bench.grade({"src/calc.py": FIXED}, script=script)
