@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from m2gym.core.errors import VerifierError
 from m2gym.core.task import Split
-from m2gym.tasksets.cache import Cache, Progress, silent
+from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.fetch import RegistryFile, fetch
 from m2gym.tasksets.measure import MakeBox, Measured, measure
 from m2gym.tasksets.mutate import OPERATORS, places
@@ -70,7 +70,7 @@ async def find_injected(
     for number, mutation in enumerate(candidates(file, cache, seed)[:tries]):
         progress(f"{file.project}: {mutation.operator} in {mutation.path}", number, tries)
         built = build_repository(file, None, (mutation,), (), cache, progress)
-        name = f"{file.project}-{mutation.operator}-{mutation.place}"
+        name = f"{file.project}-{file.version}-{key_of(mutation.model_dump())[:6]}"
         prepared = prepare_task(
             bare_task(name, file.project, built), built, requires, cache, progress
         )

@@ -1,0 +1,135 @@
+"""Making tasks from packages that the tests publish themselves."""
+
+from collections.abc import Callable
+
+import pytest
+
+import m2gym.rewards  # noqa: F401  (registers the reward functions)
+from m2gym.core.task import WorkspaceSpec
+from m2gym.core.workspace import Workspace
+from m2gym.tasksets.cache import Cache
+from m2gym.tasksets.fetch import fetch
+from m2gym.tasksets.injected import candidates, find_injected
+from m2gym.tasksets.recipe import pinned
+from m2gym.tasksets.repository import PYTEST, build_repository
+from m2gym.tasksets.sdist import PackageRejectedError
+from m2gym.tasksets.version_diff import make_version_diff
+from tests.tasksets.conftest import Index
+
+MakeBox = Callable[[WorkspaceSpec], Workspace]
+
+OLD = "def size(n):\n    return n + 1 if n > 2 else n\n"
+NEW = "def size(n):\n    return n + 1 if n >= 2 else n\n"
+TESTS = (
+    "import importlib.metadata, random\n"
+    "import pytest\n"
+    "from tiny import size\n"
+    "@pytest.mark.parametrize('n', [1, 2, 3], ids=['one', 'a b/[x]', 'three'])\n"
+    "def test_size(n): assert size(n) == {1: 1, 2: 3, 3: 4}[n]\n"
+    "def test_version(): assert importlib.metadata.version('tiny')\n"
+    "def test_flaky(): assert random.SystemRandom().random() < 0.5\n"
+)
+
+
+@pytest.fixture
+def wheels(registry: None, real_cache: Cache, cache: Cache) -> Cache:
+    """A fresh cache that has pytest's wheels."""
+    files = [pinned()[name] for name in PYTEST]
+    for path in fetch(files, real_cache).values():
+        target = cache.blob_path(path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return cache
+
+
+def _release(text: str, tests: str = TESTS) -> dict[str, str]:
+    return {
+        "tiny/__init__.py": text,
+        "tests/test_size.py": tests,
+        "CHANGES.md": "size(2) is mended",
+        "tiny.egg-info/PKG-INFO": "Name: tiny",
+    }
+
+
+async def test_a_version_diff_is_measured_and_verified(
+    index: Index, wheels: Cache, make_box: MakeBox
+) -> None:
+    old = index.add("tiny", "1.0", _release(OLD, "def test_old(): pass\n"))
+    new = index.add("tiny", "1.1", _release(NEW))
+    recipe, measured = await make_version_diff(
+        old, new, statement="size(2) is wrong", split="train", make_box=make_box, cache=wheels
+    )
+    assert recipe.fail_to_pass == ("tests/test_size.py::test_size[a b/[x]]",)
+    assert recipe.changed == 1
+    kept = set(measured.green) - set(recipe.fail_to_pass) - set(recipe.not_kept)
+    assert (
+        kept
+        == {
+            "tests/test_size.py::test_size[one]",
+            "tests/test_size.py::test_size[three]",
+            "tests/test_size.py::test_version",
+        }
+        or "tests/test_size.py::test_flaky" in kept
+    )
+
+
+async def test_equal_releases_and_releases_without_failing_tests_are_rejected(
+    index: Index, wheels: Cache, make_box: MakeBox
+) -> None:
+    old = index.add("tiny", "1.0", _release(OLD))
+    same = index.add("tiny", "1.1", _release(OLD, TESTS + "\n"))
+    unseen = index.add("tiny", "1.2", _release(OLD + "X = 1\n", "def test_old(): pass\n"))
+    common = {"statement": "", "split": "train", "make_box": make_box, "cache": wheels}
+    with pytest.raises(PackageRejectedError, match="the same source"):
+        await make_version_diff(old, same, **common)  # type: ignore[arg-type]
+    with pytest.raises(PackageRejectedError, match="no test of the new release fails"):
+        await make_version_diff(old, unseen, **common)  # type: ignore[arg-type]
+
+
+async def test_injected_bugs_are_found_and_hide_the_tests_that_show_them(
+    index: Index, wheels: Cache, make_box: MakeBox
+) -> None:
+    file = index.add("tiny", "1.1", _release(NEW, TESTS.partition("def test_flaky")[0]))
+    found = [
+        recipe
+        async for recipe, _ in find_injected(
+            file, seed=0, split="train", make_box=make_box, tries=2, cache=wheels
+        )
+    ]
+    assert found
+    recipe = found[0]
+    assert recipe.mutations[0].path == "tiny/__init__.py"
+    assert recipe.shown_by == ("tests/test_size.py",)
+    built = build_repository(file, None, recipe.mutations, recipe.shown_by, wheels)
+    assert not (built.root / "tests/test_size.py").exists()
+    assert (built.hidden / "tests/test_size.py").exists()
+    assert (built.root / "tiny/__init__.py").read_text() != NEW
+    assert (built.fixed / "tiny/__init__.py").read_text() == NEW
+
+
+def test_candidates_depend_on_the_seed_only(index: Index, cache: Cache) -> None:
+    file = index.add("tiny", "1.0", _release(OLD * 3))
+    assert candidates(file, cache, 1) == candidates(file, cache, 1)
+    assert len({repr(candidates(file, cache, seed)) for seed in range(5)}) > 1
+
+
+def test_the_tree_lacks_changelog_leftovers_and_the_new_source(index: Index, cache: Cache) -> None:
+    old = index.add("tiny", "1.0", {**_release(OLD, ""), "tiny/gone.py": "x = 1\n"})
+    new = index.add("tiny", "1.1", _release(NEW))
+    built = build_repository(old, new, (), (), cache)
+    files = {p.relative_to(built.root).as_posix() for p in built.root.rglob("*") if p.is_file()}
+    shown = {path for path in files if not path.startswith(".git/")}
+    assert shown == {"tiny/__init__.py", "tiny/gone.py", "tests/test_size.py"}
+    assert (built.root / "tiny/__init__.py").read_text() == OLD
+    assert (built.hidden / "tests/test_size.py").read_text() == TESTS
+    assert not (built.hidden / "tiny").exists()
+    assert built.reference().files == {"tiny/__init__.py": NEW.encode(), "tiny/gone.py": None}
+
+
+def test_entry_points_are_kept(index: Index, cache: Cache) -> None:
+    modern = {"pyproject.toml": "[project.entry-points.group]\nname = 'tiny:size'\n"}
+    file = index.add("tiny", "1.0", {**_release(OLD), **modern})
+    new = index.add("tiny", "1.1", _release(NEW))
+    built = build_repository(file, new, (), (), cache)
+    [info] = built.dist.iterdir()
+    assert (info / "entry_points.txt").read_text() == "[group]\nname = tiny:size\n"

@@ -1,0 +1,200 @@
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import m2gym.rewards  # noqa: F401  (registers the reward functions)
+from m2gym.core.errors import InputError, UnknownIdError
+from m2gym.core.task import PreparedTask, WorkspaceSpec
+from m2gym.core.workspace import Workspace
+from m2gym.tasksets import site
+from m2gym.tasksets.cache import Cache
+from m2gym.tasksets.measure import verdicts
+from m2gym.tasksets.recipe import green_tests, load, pinned
+from m2gym.tasksets.sdist import files_of, is_changelog
+from m2gym.tasksets.swe_repo import SweRepo, recipes
+
+IDS = sorted(recipes())
+QUICK = ["pathspec-0.12.1", "parse-1.20.2-8afbce"]
+
+MakeBox = Callable[[WorkspaceSpec], Workspace]
+
+
+@pytest.fixture
+def taskset(registry: None, real_cache: Cache) -> SweRepo:
+    return SweRepo(real_cache)
+
+
+def test_what_is_shipped() -> None:
+    every = recipes().values()
+    kinds = [recipe.kind for recipe in every]
+    assert kinds.count("version-diff") >= 8
+    assert kinds.count("injected-bug") >= 4
+    assert len({recipe.package for recipe in every}) >= 6
+
+
+def test_packages_of_the_test_split_never_occur_in_train() -> None:
+    of = {s: {r.package for r in recipes().values() if r.split == s} for s in ("train", "test")}
+    assert of["train"]
+    assert of["test"]
+    assert not of["train"] & of["test"]
+
+
+def test_no_two_tasks_are_shown_by_the_same_tests() -> None:
+    seen = {(r.package, frozenset(r.fail_to_pass)) for r in recipes().values()}
+    assert len(seen) == len(IDS)
+
+
+@pytest.mark.parametrize("task_id", IDS)
+def test_a_recipe_agrees_with_itself(task_id: str) -> None:
+    recipe = recipes()[task_id]
+    green = green_tests(recipe.green)
+    assert len(set(green)) == len(green)
+    assert {*recipe.fail_to_pass, *recipe.not_kept} <= set(green)
+    assert not {*recipe.fail_to_pass} & {*recipe.not_kept}
+    assert (recipe.fixed is None) == (recipe.kind == "injected-bug")
+    assert recipe.package not in recipe.requires
+    assert set(recipe.requires) <= set(pinned())
+    if recipe.mutations:
+        assert recipe.mutations[0].operator not in recipe.id + recipe.statement
+
+
+def test_a_task_states_what_users_filter_by() -> None:
+    task = SweRepo(Path("unused")).task("humanize-4.12.3")
+    assert task.metadata["package"] == "humanize"
+    assert task.metadata["kind"] == "version-diff"
+    assert task.metadata["split"] == "test"
+    assert task.metadata["difficulty"] == {"files": 3, "fail_to_pass": 2}
+    assert task.metadata["grade_seconds"] > 0
+    assert task.artifacts == ("src/humanize",)
+    [spec] = task.rewards
+    assert spec.name == "tests-pass"
+    assert (
+        "tests/test_filesize.py::test_naturalsize[test_args58-1 Byte]"
+        in spec.parameters["fail_to_pass"]
+    )
+    assert not set(spec.parameters["fail_to_pass"]) & set(spec.parameters["pass_to_pass"])
+
+
+def test_ids_of_both_splits_are_all_ids() -> None:
+    taskset = SweRepo(Path("unused"))
+    assert sorted([*taskset.ids("train"), *taskset.ids("test")]) == IDS
+
+
+def test_an_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(UnknownIdError, match=r"'humanize-4\.12\.3'"):
+        SweRepo(Path("unused")).task("humanise-4.12.3")
+
+
+def test_a_recipe_with_an_unknown_field_is_refused_by_name() -> None:
+    text = recipes()["humanize-4.12.3"].model_dump_json().replace('"split"', '"splitt"')
+    with pytest.raises(InputError, match=r"here\.json: split"):
+        load(text, "here.json")
+
+
+def _visible(prepared: PreparedTask) -> list[Path]:
+    roots = [m.source for m in prepared.workspace.mounts]
+    assert prepared.workspace.root is not None
+    return [p for root in [prepared.workspace.root, *roots] for p in root.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("task_id", IDS)
+def test_no_file_the_agent_sees_holds_the_fix(taskset: SweRepo, task_id: str) -> None:
+    prepared = taskset.prepare(taskset.task(task_id))
+    assert prepared.reference is not None
+    fixed = {hashlib.sha256(d).digest() for d in prepared.reference.files.values() if d}
+    sizes = {len(d) for d in prepared.reference.files.values() if d}
+    visible = [p for p in _visible(prepared) if p.stat().st_size in sizes]
+    masked = [m.target for m in prepared.workspace.mounts]
+    for folder in site.host_packages():
+        assert site.boxed(folder) in masked
+    visible = [p for p in visible if not any(p.is_relative_to(f) for f in site.host_packages())]
+    assert not [p for p in visible if hashlib.sha256(p.read_bytes()).digest() in fixed]
+
+
+@pytest.mark.parametrize("task_id", IDS)
+def test_the_tree_has_no_changelog_and_no_test_that_shows_the_bug(
+    taskset: SweRepo, task_id: str
+) -> None:
+    recipe = taskset.recipe(task_id)
+    prepared = taskset.prepare(taskset.task(task_id))
+    root, hidden = prepared.workspace.root, prepared.hidden
+    assert root is not None
+    assert hidden is not None
+    paths = [p for p in files_of(root) if not p.startswith(".git/")]
+    sources = [p for p in paths if p.startswith(recipe.artifacts)]
+    assert sources
+    assert not [p for p in paths if is_changelog(p) and "/" not in p]
+    for test_file in recipe.shown_by:
+        assert (hidden / test_file).exists()
+        if recipe.mutations:
+            assert not (root / test_file).exists()
+        elif (root / test_file).exists():
+            assert (root / test_file).read_bytes() != (hidden / test_file).read_bytes()
+
+
+def test_a_cached_task_needs_no_archive_and_no_index(
+    taskset: SweRepo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = taskset.prepare(taskset.task(QUICK[0]))
+    monkeypatch.setenv("PIP_INDEX_URL", "file:///nowhere")
+    again = SweRepo(Cache(taskset.cache.root)).prepare(taskset.task(QUICK[0]))
+    assert again.workspace == first.workspace
+    assert again.reference == first.reference
+
+
+def test_the_tree_is_the_same_wherever_it_is_built(taskset: SweRepo, tmp_path: Path) -> None:
+    first = taskset.prepare(taskset.task(QUICK[0])).workspace.root
+    other = Cache(tmp_path)
+    for recipe in [taskset.recipe(QUICK[0])]:
+        for file in (recipe.source, recipe.fixed, *pinned().values()):
+            assert file is not None
+            blob = taskset.cache.blob(file.sha256)
+            if blob is not None:
+                other.blob_path(file.sha256).parent.mkdir(parents=True, exist_ok=True)
+                other.blob_path(file.sha256).write_bytes(blob.read_bytes())
+    second = SweRepo(other).prepare(taskset.task(QUICK[0])).workspace.root
+    assert first is not None
+    assert second is not None
+    head = ".git/refs/heads/main"
+    assert (first / head).read_text() == (second / head).read_text()
+
+
+async def test_the_agent_finds_a_clean_repository_and_working_tests(
+    taskset: SweRepo, make_box: MakeBox
+) -> None:
+    prepared = taskset.prepare(taskset.task(QUICK[0]))
+    box = make_box(prepared.workspace)
+    await box.start()
+    try:
+        status = await box.exec("git status --short && git log --format=%an")
+        assert status.stdout == b"m2gym\n"
+        tests = await box.exec("pytest -q 2>&1 | tail -1")
+        assert b"passed" in tests.stdout
+        assert b"failed" not in tests.stdout
+        where = await box.exec("python3 -c 'import pathspec; print(pathspec.__file__)'")
+        assert where.stdout == b"/workspace/pathspec/__init__.py\n"
+        others = await box.exec("python3 -c 'import click'")
+        assert b"ModuleNotFoundError" in others.stderr
+    finally:
+        await box.stop()
+
+
+@pytest.mark.parametrize("task_id", QUICK)
+async def test_gold_is_1_and_no_change_is_0(
+    taskset: SweRepo, make_box: MakeBox, task_id: str
+) -> None:
+    prepared = taskset.prepare(taskset.task(task_id))
+    assert await verdicts(prepared, make_box, gold=True, runs=1) == [1.0]
+    assert await verdicts(prepared, make_box, gold=False, runs=1) == [0.0]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("task_id", IDS)
+async def test_gold_is_1_and_no_change_is_0_three_times(
+    taskset: SweRepo, make_box: MakeBox, task_id: str
+) -> None:
+    prepared = taskset.prepare(taskset.task(task_id))
+    assert await verdicts(prepared, make_box, gold=True) == [1.0] * 3
+    assert await verdicts(prepared, make_box, gold=False) == [0.0] * 3
