@@ -90,6 +90,11 @@ class WorkspaceEpisode:
         return self._verdict
 
     @property
+    def grading(self) -> bool:
+        """Whether the verdict is being made right now."""
+        return self._grading.locked()
+
+    @property
     def done(self) -> bool:
         """Whether the episode has ended."""
         return self._verdict is not None or self._closed
