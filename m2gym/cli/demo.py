@@ -28,7 +28,7 @@ def demo(
     The first time the tasks' files are downloaded; later it works offline.
     """
     from m2gym.report.table import summary_table
-    from m2gym.rollout.evaluate import evaluate, next_folder
+    from m2gym.rollout.evaluation import evaluate, next_folder
     from m2gym.scaffolds.gold import Gold
     from m2gym.scaffolds.noop import Noop
     from m2gym.scaffolds.scripted import Scripted

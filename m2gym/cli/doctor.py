@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from m2gym.cli import options
@@ -29,8 +30,9 @@ def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
         show_json([asdict(check) for check in found])
     else:
         table = Table("what", "state", "detail", "mend", box=None)
+        table.columns[3].overflow = "fold"
         for check in found:
-            table.add_row(check.name, MARKS[check.state], check.detail, check.mend)
+            table.add_row(check.name, MARKS[check.state], escape(check.detail), escape(check.mend))
         show(table)
     if any(check.state == "missing" for check in found):
         raise typer.Exit(1)

@@ -49,7 +49,7 @@ def eval_(
     Every episode is recorded in a run folder. Ctrl-C stops all boxes; --resume finishes the run.
     Episodes that infrastructure failed have no score; --resume tries them again.
     """
-    from m2gym.rollout.evaluate import evaluate, next_folder
+    from m2gym.rollout.evaluation import evaluate, next_folder
 
     if resume and env is None and agent is None:
         settings = recorded(out)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from m2gym.cli import options
 from m2gym.cli.output import show, show_json
 from m2gym.core.errors import InputError
 from m2gym.core.registry import BACKENDS, ENVS, REWARDS, SCAFFOLDS, WORKSPACES, Registry
-
-Kind = Literal["envs", "tasks", "rewards", "scaffolds", "backends", "workspaces"]
+from m2gym.core.task import Split
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "envs": ENVS,
@@ -51,7 +51,7 @@ def list_(
         return
     table = Table(*(rows[0] if rows else ["nothing"]), box=None)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(escape, row.values()))
     show(table)
 
 
@@ -83,8 +83,9 @@ def task_rows(env: str) -> list[dict[str, str]]:
 
     taskset = env_entry(env).taskset()
     rows = []
-    for split in ("train", "test"):
-        for task_id in taskset.ids(split):  # type: ignore[arg-type]
+    splits: tuple[Split, ...] = ("train", "test")
+    for split in splits:
+        for task_id in taskset.ids(split):
             first = taskset.task(task_id).instruction.strip().split("\n")[0]
             rows.append({"id": task_id, "split": split, "about": first[:100]})
     return rows

@@ -14,7 +14,7 @@ from m2gym.core.task import Split
 
 def show(result: RenderableType) -> None:
     """A result for a person."""
-    Console(highlight=False).print(result)
+    Console(highlight=False).print(result, markup=False)
 
 
 def show_json(result: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from m2gym.cli import options
@@ -28,7 +29,7 @@ def validate(
 
     Exits with 1 when a task fails, and says why.
     """
-    from m2gym.rollout.evaluate import next_folder
+    from m2gym.rollout.evaluation import next_folder
     from m2gym.rollout.validate import validate as run_checks
 
     path = out if out is not None else next_folder(env, "validate")
@@ -61,10 +62,10 @@ def validate(
         table = Table("task", "gold", "noop", "verdict")
         for check in checks:
             table.add_row(
-                check.task,
+                escape(check.task),
                 _rewards(check.gold),
                 _rewards(check.noop),
-                "; ".join(check.problems) or "ok",
+                escape("; ".join(check.problems)) or "ok",
             )
         show(table)
         note(f"{len(checks) - len(failed)} of {len(checks)} tasks are right; runs: {path}")

@@ -151,7 +151,7 @@ def sign_test(better: int, worse: int) -> float:
     For rewards of 0 and 1 with one attempt this is McNemar's exact test.
     """
     n = better + worse
-    tail = sum(math.comb(n, i) for i in range(min(better, worse) + 1)) / 2**n
+    tail: float = sum(math.comb(n, i) for i in range(min(better, worse) + 1)) / 2**n
     return min(1.0, 2 * tail)
 
 

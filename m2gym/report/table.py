@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from m2gym.report.stats import Comparison
@@ -49,7 +50,7 @@ def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Tab
         table.add_column(header, justify="left" if left else "right", overflow="fold")
     for summary in summaries:
         more = [f"{summary.best_of[k]:.3f}" if k in summary.best_of else "–" for k in best]
-        table.add_row(*row(summary), *more)
+        table.add_row(*map(escape, row(summary)), *more)
     return table
 
 
@@ -63,7 +64,7 @@ def caption(summaries: Sequence[Summary]) -> str | None:
 
 def comparison_table(a: str, b: str, comparison: Comparison) -> Table:
     """``b`` against ``a``."""
-    table = Table(title=f"B = {b}\nA = {a}", title_justify="left", show_header=False)
+    table = Table(title=escape(f"B = {b}\nA = {a}"), title_justify="left", show_header=False)
     table.add_column("what")
     table.add_column("value", justify="right")
     difference = f"{comparison.difference:+.3f}"

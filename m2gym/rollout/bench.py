@@ -16,7 +16,7 @@ from m2gym.core.errors import InputError
 from m2gym.envs.catalog import env_entry
 from m2gym.envs.episode import open_episode
 from m2gym.rollout.blocking import run_blocking
-from m2gym.rollout.evaluate import evaluate
+from m2gym.rollout.evaluation import evaluate
 from m2gym.rollout.run import Run
 
 
@@ -46,7 +46,7 @@ def bench_episode(
         times = []
         for _ in range(repeat):
             begun = time.perf_counter()
-            episode = await open_episode(entry, taskset, task, workspace=workspace)
+            episode = await open_episode(entry.id, taskset, task, workspace=workspace)
             times.append(time.perf_counter() - begun)
             await episode.close()
         return statistics.median(times)
@@ -103,7 +103,7 @@ def _reset(seconds: float, root: Path | None, copy: Path, repeat: int) -> Figure
 def _first_verdict(env: str, workspace: str, out: Path, repeat: int) -> Figure:
     program = (
         "import sys\n"
-        "from m2gym.rollout.evaluate import evaluate\n"
+        "from m2gym.rollout.evaluation import evaluate\n"
         "import m2gym\n"
         "evaluate(sys.argv[1], agent='noop', limit=1, workspace=sys.argv[2], out=sys.argv[3],"
         " progress=False)\n"

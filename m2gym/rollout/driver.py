@@ -27,15 +27,18 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from m2gym.core.errors import InfraError, VerifierError
-from m2gym.core.protocols import Episode, Scaffold
+from m2gym.core.protocols import Scaffold
 from m2gym.core.task import Task, Taskset
 from m2gym.core.trajectory import Trajectory
 from m2gym.core.verdict import Stop, Verdict
 from m2gym.envs.catalog import EnvEntry
-from m2gym.envs.episode import open_episode
+from m2gym.envs.episode import WorkspaceEpisode, open_episode
 
 CLOSE_SECONDS = 30.0
 """How long removing a box may take before it is given up with a warning; the project's choice."""
+
+CANCEL_SECONDS = 10.0
+"""How long an agent may take to end after its deadline; the project's choice."""
 
 Failure = Literal["infra_error", "verifier_error"]
 
@@ -67,6 +70,11 @@ class _Clock:
         finally:
             self.seconds[name] = round(time.perf_counter() - begun, 6)
 
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Count ``seconds`` of one phase as the other's."""
+        self.seconds[source] = round(max(0.0, self.seconds[source] - seconds), 6)
+        self.seconds[target] = round(self.seconds.get(target, 0.0) + seconds, 6)
+
 
 async def run_episode(attempt: Attempt) -> Trajectory:
     """One episode; the box is always closed, also when the caller is cancelled.
@@ -77,65 +85,97 @@ async def run_episode(attempt: Attempt) -> Trajectory:
     try:
         with clock.phase("start"):
             episode = await open_episode(
-                attempt.env,
+                attempt.env.id,
                 attempt.taskset,
                 attempt.task,
                 workspace=attempt.workspace,
                 seed=attempt.seed,
                 agent=attempt.agent,
+                model=attempt.model,
                 attempt=attempt.number,
             )
     except (InfraError, OSError) as error:
-        failed = Trajectory(
-            id=uuid.uuid4().hex,
-            env=attempt.env.id,
-            task=attempt.task.id,
-            task_hash=attempt.task.content_hash(),
-            agent=attempt.agent,
-            workspace=attempt.workspace,
-            verdict=Verdict(reward=None, status="infra_error"),
-            error=cause(error),
-        )
-        return _finished(failed, attempt, started, clock)
+        return _never_opened(attempt, started, clock, error)
     try:
         verdict, error_text = await _act_and_grade(episode, attempt.scaffold, clock)
-        record = _record(episode, attempt, verdict, error_text)
-        return _finished(record, attempt, started, clock)
+        record = episode.trajectory()
+        own: dict[str, Any] = {
+            "verdict": verdict,
+            "error": error_text,
+            "started": started,
+            "seconds": clock.seconds,
+        }
+        return record.model_copy(update=own)
     finally:
         await _close(episode)
 
 
 async def _act_and_grade(
-    episode: Episode, scaffold: Scaffold, clock: _Clock
+    episode: WorkspaceEpisode, scaffold: Scaffold, clock: _Clock
 ) -> tuple[Verdict, str | None]:
-    agent_error: str | None = None
     stop: Stop = "exited"
+    agent_error = None
     try:
         with clock.phase("agent"):
-            left = None if episode.deadline is None else max(0.0, episode.deadline - time.time())
-            limit = asyncio.timeout(left)
+            acting = asyncio.create_task(scaffold.run(episode))
             try:
-                async with limit:
-                    await scaffold.run(episode)
-            except TimeoutError as error:
-                if limit.expired():
+                left = None if episode.deadline is None else max(0, episode.deadline - time.time())
+                await asyncio.wait({acting}, timeout=left)
+                if not acting.done():
                     stop = "deadline"
-                else:
-                    agent_error = cause(error)
-            except (InfraError, VerifierError):
-                raise
-            # A scaffold is anybody's program: whatever it raises is the agent's own failure.
-            except Exception as error:
-                agent_error = cause(error)
+                    await _graded_by_agent(episode)
+            finally:
+                acting.cancel()
+                await asyncio.wait({acting}, timeout=CANCEL_SECONDS)
+            agent_error = _raised(acting)
         with clock.phase("grade"):
+            submitted_before = episode.verdict is not None
             verdict = await episode.submit(stop)
     except (InfraError, OSError) as error:
         return _failure("infra_error", stop), cause(error)
     except VerifierError as error:
         return _failure("verifier_error", stop), cause(error)
+    if submitted_before:
+        clock.move("agent", "grade", episode.seconds["grade"])
     if agent_error is not None and verdict.status == "ok":
         verdict = verdict.model_copy(update={"status": "agent_error"})
     return verdict, agent_error
+
+
+async def _graded_by_agent(episode: WorkspaceEpisode) -> None:
+    """The deadline bounds the agent, not the grading that it began by submitting in time."""
+    if episode.grading:
+        await episode.submit()
+
+
+def _raised(acting: asyncio.Task[None]) -> str | None:
+    """The agent's own failure; failures of boxes and of grading are raised."""
+    if not acting.done() or acting.cancelled():
+        return None
+    error = acting.exception()
+    if isinstance(error, (InfraError, VerifierError)):
+        raise error
+    return None if error is None else cause(error)
+
+
+def _never_opened(
+    attempt: Attempt, started: str, clock: _Clock, error: BaseException
+) -> Trajectory:
+    return Trajectory(
+        id=uuid.uuid4().hex,
+        env=attempt.env.id,
+        task=attempt.task.id,
+        task_hash=attempt.task.content_hash(),
+        agent=attempt.agent,
+        model=attempt.model,
+        attempt=attempt.number,
+        seed=attempt.seed,
+        workspace=attempt.workspace,
+        started=started,
+        seconds=clock.seconds,
+        verdict=Verdict(reward=None, status="infra_error"),
+        error=cause(error),
+    )
 
 
 def _failure(status: Failure, stop: Stop) -> Verdict:
@@ -149,35 +189,7 @@ def cause(error: BaseException) -> str:
     return text if under is None else f"{text} (from {cause(under)})"
 
 
-def _record(episode: Episode, attempt: Attempt, verdict: Verdict, error: str | None) -> Trajectory:
-    if verdict.graded:
-        record = episode.trajectory()
-        return record.model_copy(update={"verdict": verdict, "error": error or record.error})
-    return Trajectory(
-        id=episode.id,
-        env=attempt.env.id,
-        task=attempt.task.id,
-        task_hash=attempt.task.content_hash(),
-        agent=attempt.agent,
-        workspace=episode.workspace.kind,
-        verdict=verdict,
-        error=error,
-    )
-
-
-def _finished(record: Trajectory, attempt: Attempt, started: str, clock: _Clock) -> Trajectory:
-    own: dict[str, Any] = {
-        "agent": attempt.agent,
-        "model": attempt.model,
-        "attempt": attempt.number,
-        "seed": attempt.seed,
-        "started": started,
-        "seconds": {**record.seconds, **clock.seconds},
-    }
-    return record.model_copy(update=own)
-
-
-async def _close(episode: Episode) -> None:
+async def _close(episode: WorkspaceEpisode) -> None:
     closing = asyncio.ensure_future(episode.close())
     try:
         await asyncio.wait_for(asyncio.shield(closing), CLOSE_SECONDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from m2gym.core.task import Split
 from m2gym.core.trajectory import Trajectory
-from m2gym.rollout.evaluate import evaluate
+from m2gym.rollout.evaluation import evaluate
 from m2gym.rollout.run import Run
 
 TOLERANCE = 1e-9
@@ -40,7 +40,7 @@ def validate(
     workspace: str = "auto",
     progress: bool = True,
 ) -> list[TaskCheck]:
-    """Run ``gold`` and ``noop`` ``times`` times on each task; their run folders go below ``out``."""
+    """Run ``gold`` and ``noop`` ``times`` times on each task; their runs go below ``out``."""
     runs: dict[str, Run] = {}
     for agent in ("gold", "noop"):
         runs[agent] = evaluate(

@@ -1,8 +1,11 @@
+import sys
+
 import pytest
 
 from m2gym.core.trajectory import Step, Trajectory
 from m2gym.core.verdict import Verdict
 from m2gym.rollout.run_info import RunConfig, new_info
+from tests.rollout.tiny import install
 
 
 @pytest.fixture
@@ -30,3 +33,15 @@ def info():
         return new_info(RunConfig(**config), dict.fromkeys(config["tasks"], "h"))
 
     return make
+
+
+@pytest.fixture
+def tiny(tmp_path_factory, monkeypatch, bwrap):
+    """The tiny environment, in this process."""
+    folder = tmp_path_factory.mktemp("tiny")
+    variables = install(folder)
+    monkeypatch.setenv("TINY_ROOT", variables["TINY_ROOT"])
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    yield
+    sys.modules.pop("tiny_env", None)

@@ -1,0 +1,124 @@
+"""Runs that are killed at any moment and resumed equal one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from m2gym.rollout.records import scan
+from m2gym.rollout.run import load_run
+from tests.rollout.tiny import install
+
+
+@pytest.fixture
+def place(tmp_path, bwrap):
+    variables = install(tmp_path)
+    return tmp_path, {**os.environ, **variables, "TINY_TASKS": "6"}
+
+
+def start(place, *more):
+    folder, variables = place
+    command = [sys.executable, "-m", "m2gym", "eval", *more]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def records(folder):
+    return sum(1 for _ in scan(folder / "r" / "trajectories.jsonl"))
+
+
+def wait_for(condition, process):
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def boxes_left(parent):
+    """Processes whose environment or command names a box of this test."""
+    left = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "cmdline").read_bytes()
+            variables = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(parent).encode() in text + variables and int(entry.name) != os.getpid():
+            left.append((entry.name, text))
+    return left
+
+
+def check_whole(folder):
+    run = load_run(folder / "r")
+    assert run.complete
+    assert sorted((e.task, e.attempt) for e in run) == [
+        (f"t{i}", k) for i in range(6) for k in range(2)
+    ]
+    assert run.score == 1
+    assert records(folder) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed(place, number):
+    folder, _ = place
+    process = start(place, "tiny", "--agent", "slow", "-k", "2", "--out", "r", "-j", "2")
+    wait_for(lambda: (folder / "r/trajectories.jsonl").exists() and records(folder) >= 2, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "m2gym eval --resume --out r" in errors
+    assert "Traceback" not in errors
+    assert (folder / "r/trajectories.jsonl").read_bytes().endswith(b"\n")
+    assert boxes_left(folder) == []
+    assert 2 <= records(folder) < 12
+    process = start(place, "--resume", "--out", "r")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "1.000" in output
+    check_whole(folder)
+
+
+def test_killed_again_and_again_and_resumed(place):
+    folder, _ = place
+    arguments = ["tiny", "--agent", "slow", "-k", "2", "--out", "r", "-j", "2"]
+    dice = random.Random(5)
+    for _ in range(3):
+        before = records(folder)
+        more = ["--resume"] if (folder / "r/run.json").exists() else []
+        process = start(place, *arguments, *more)
+        wait_for(lambda before=before: records(folder) > before, process)
+        time.sleep(dice.random() * 0.5)
+        process.kill()
+        process.communicate()
+    with (folder / "r/trajectories.jsonl").open("ab") as file:
+        file.write(b'{"schema_version":1,"id":"torn')
+    process = start(place, *arguments, "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    check_whole(folder)
+
+
+def test_two_runs_into_one_folder(place):
+    folder, _ = place
+    arguments = ["tiny", "--agent", "slow", "--out", "r"]
+    first = start(place, *arguments)
+    wait_for(lambda: (folder / "r/run.json").exists(), first)
+    second = start(place, *arguments, "--resume")
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"process {first.pid} is writing" in errors
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert records(folder) == 6
