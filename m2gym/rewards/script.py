@@ -13,7 +13,7 @@ from typing import Any
 
 from m2gym.core.errors import VerifierError
 from m2gym.core.verdict import Score
-from m2gym.core.workspace import Workspace
+from m2gym.core.workspace import User, Workspace
 from m2gym.rewards.functions import reward
 from m2gym.rewards.grading import Grading
 
@@ -39,7 +39,7 @@ async def script_reward(
         VerifierError: the script took too long, or left no finite number.
     """
     box = grading.workspace
-    user = "root" if "users" in box.capabilities else None
+    user: User | None = "root" if "users" in box.capabilities else None
     ready = await box.exec(_SET_UP, user=user)
     if not ready.ok:
         raise VerifierError(f"the tests could not be put in place: {ready.output[-400:]}")

@@ -74,7 +74,10 @@ def test_a_build_that_fails_leaves_nothing(cache: Cache) -> None:
 
 @pytest.mark.parametrize("damage", ["change", "remove", "add", "mode"])
 def test_a_damaged_folder_is_named_with_its_first_file(cache: Cache, damage: str) -> None:
-    folder = cache.folder("kind", "k" * 64, lambda f: (f / "a.py").write_text("1"))
+    def build(target: Path) -> None:
+        (target / "a.py").write_text("1")
+
+    folder = cache.folder("kind", "k" * 64, build)
     match damage:
         case "change":
             (folder / "a.py").write_text("2")

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,8 +9,8 @@ from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.memory import ListTaskset
 
 
-def _task(task_id: str, **fields: object) -> Task:
-    return Task(id=task_id, instruction="do it", **fields)  # type: ignore[arg-type]
+def _task(task_id: str, **fields: Any) -> Task:
+    return Task(id=task_id, instruction="do it", **fields)
 
 
 def test_tasks_are_in_both_splits_unless_they_say_so(cache: Cache) -> None:
