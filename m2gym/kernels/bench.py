@@ -1,0 +1,473 @@
+"""Check and time every kernel beside its peers on this GPU: ``python -m m2gym.kernels.bench``.
+
+Times are medians over CUDA events after a warm-up. Useful TFLOP/s count the products a model
+needs once (no recomputation); extra memory is the peak above the inputs, without gradients of
+weights and inputs. Errors are relative in norm against float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import log_softmax
+from torch.utils.checkpoint import checkpoint
+
+from m2gym.kernels import reference
+from m2gym.kernels.experts import experts
+from m2gym.kernels.logprobs import Cispo, policy_loss, token_logprobs
+from m2gym.kernels.tree_attention import tree_attention
+from m2gym.kernels.tune import balanced, tune
+
+Row = dict[str, Any]
+M2 = (3072, 1536, 256, 8)
+QWEN3_30B = (2048, 768, 128, 8)
+TREES = {
+    "16,384 + 8×1,024": (16384, 8, 1024),
+    "32,768 + 16×512": (32768, 16, 512),
+    "8,192 + 8×2,048": (8192, 8, 2048),
+}
+
+
+def median_ms(call: Callable[[], Any], seconds: float = 0.4) -> float:
+    """Median milliseconds of ``call``, after a warm-up, for about ``seconds``."""
+    call()
+    torch.cuda.synchronize()
+    times: list[float] = []
+    while sum(times) < seconds * 1e3 and len(times) < 100 or len(times) < 3:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return sorted(times)[len(times) // 2]
+
+
+def extra_gb(call: Callable[[], Any], leaves: Sequence[torch.Tensor] = ()) -> float:
+    """Peak memory of ``call`` above what was held before, without the leaves' gradients, GB."""
+    for leaf in leaves:
+        leaf.grad = None
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    grads = sum(x.grad.numel() * x.grad.element_size() for x in leaves if x.grad is not None)
+    return (peak - grads) / 1e9
+
+
+def relative(got: torch.Tensor, want: torch.Tensor) -> float:
+    got, want = got.detach().double(), want.detach().double()
+    return float((got - want).norm() / want.norm())
+
+
+def row(work: str, how: str, ms: float, flops: float = 0.0, **more: Any) -> Row:
+    entry: Row = {"work": work, "how": how, "ms": round(ms, 3)}
+    if flops:
+        entry["tflops"] = round(flops / ms / 1e9)
+    return entry | {k: round(v, 4) if isinstance(v, float) else v for k, v in more.items()}
+
+
+def peaks() -> Iterator[Row]:
+    """The two ceilings of this card: a large product and a large copy."""
+    a, b = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(2))
+    yield row("peak", "8192³ bf16 product", median_ms(lambda: a @ b), 2 * 8192**3)
+    x = torch.randn(2**30, device="cuda")
+    y = torch.empty_like(x)
+    ms = median_ms(lambda: y.copy_(x))
+    yield row("peak", "copy of 4.3 GB", ms, tb_per_s=2 * x.numel() * 4 / ms / 1e9)
+
+
+def routing(load: str, tokens: int, count: int, top_k: int) -> torch.Tensor:
+    """Expert ids: equal loads, uniformly random ones, or Zipf's (weights 1 / rank)."""
+    if load == "balanced":
+        return balanced(tokens, count, top_k, "cuda")
+    weights = torch.ones(count, device="cuda")
+    if load == "zipf":
+        weights = 1 / torch.arange(1, count + 1, device="cuda")[torch.randperm(count)]
+    return torch.multinomial(weights.expand(tokens, count), top_k)
+
+
+def _experts_inputs(shape: tuple[int, int, int, int], tokens: int, load: str) -> list[torch.Tensor]:
+    hidden, inner, count, top_k = shape
+
+    def draw(*size: int, scale: float = 1.0) -> torch.Tensor:
+        return (torch.randn(*size, device="cuda", dtype=torch.bfloat16) * scale).requires_grad_()
+
+    weights = torch.rand(tokens, top_k, device="cuda") + 0.1
+    weights = (weights / weights.sum(1, keepdim=True)).requires_grad_()
+    return [
+        draw(tokens, hidden), draw(count, 2 * inner, hidden, scale=hidden**-0.5),
+        draw(count, hidden, inner, scale=inner**-0.5), routing(load, tokens, count, top_k),
+        weights,
+    ]  # fmt: skip
+
+
+def _grouped_mm(shape: tuple[int, int, int, int]) -> Callable[..., torch.Tensor]:
+    """Transformers' own experts path over the same tensors."""
+    from types import SimpleNamespace
+
+    from transformers.integrations import moe
+
+    def call(
+        x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, ids: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        module = SimpleNamespace(
+            num_experts=shape[2], has_gate=True, has_bias=False, is_transposed=False,
+            gate_up_proj=gate_up, down_proj=down, act_fn=torch.nn.functional.silu,
+        )  # fmt: skip
+        module._apply_gate = lambda both: moe._default_apply_gate(module, both)
+        out: torch.Tensor = moe.grouped_mm_experts_forward(module, x, ids, weights)
+        return out
+
+    return call
+
+
+def check_experts() -> Iterator[Row]:
+    """Output and gradients against float64, at M2's widths and an uneven load."""
+    inputs = _experts_inputs((3072, 1536, 16, 4), 700, "zipf")
+    truth = [x.detach().double().requires_grad_() if x.is_floating_point() else x for x in inputs]
+    want = reference.experts(*truth)
+    upstream = torch.randn_like(want)
+    want.backward(upstream)
+    for how, call in (("ours", experts), ("grouped_mm", _grouped_mm((3072, 1536, 16, 4)))):
+        for x in inputs:
+            x.grad = None
+        out = call(*inputs)
+        out.backward(upstream.to(out.dtype))
+        errors = {"out": relative(out, want)}
+        for name, mine, right in zip(
+            ("d_hidden", "d_gate_up", "d_down", "", "d_weights"), inputs, truth, strict=True
+        ):
+            if mine.grad is not None and right.grad is not None:
+                errors[name] = relative(mine.grad, right.grad)
+        yield {"work": "experts, error against float64", "how": how} | {
+            k: float(f"{v:.2e}") for k, v in errors.items()
+        }
+
+
+def bench_experts() -> Iterator[Row]:
+    yield from check_experts()
+    cases = [(M2, 256, "random"), (M2, 16384, "balanced"), (M2, 16384, "random"),
+             (M2, 16384, "zipf"), (M2, 65536, "balanced"), (M2, 65536, "zipf"),
+             (QWEN3_30B, 16384, "balanced"), (QWEN3_30B, 16384, "zipf")]  # fmt: skip
+    for shape, tokens, load in cases:
+        hidden, inner, _, top_k = shape
+        inputs = _experts_inputs(shape, tokens, load)
+        leaves = [x for x in inputs if x.requires_grad]
+        flops = 6.0 * tokens * top_k * hidden * inner
+        upstream = torch.randn_like(inputs[0])
+        name = "M2" if shape is M2 else "Qwen3-30B-A3B"
+        for how, call in (("ours", experts), ("grouped_mm", _grouped_mm(shape))):
+
+            def forward(call: Callable[..., torch.Tensor] = call) -> None:
+                with torch.no_grad():
+                    call(*inputs)
+
+            def both(call: Callable[..., torch.Tensor] = call) -> None:
+                for leaf in leaves:
+                    leaf.grad = None
+                call(*inputs).backward(upstream)
+
+            work = f"experts {name}, {tokens:,} tokens, {load}"
+            yield row(f"{work}, forward", how, median_ms(forward), flops, gb=extra_gb(forward))
+            if tokens > 256:
+                yield row(
+                    f"{work}, forward+backward", how, median_ms(both, 0.8), 3 * flops,
+                    gb=extra_gb(both, leaves),
+                )  # fmt: skip
+        del inputs, leaves, upstream
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _plain_logprobs(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return log_softmax((h @ w.T).float(), dim=-1).gather(1, targets[:, None])[:, 0]
+
+
+def bench_logprobs() -> Iterator[Row]:
+    tokens, width, vocabulary = 16384, 3072, 200064
+    h = torch.randn(tokens, width, device="cuda").bfloat16().requires_grad_()
+    w = (torch.randn(vocabulary, width, device="cuda") * width**-0.5).bfloat16().requires_grad_()
+    targets = torch.randint(0, vocabulary, (tokens,), device="cuda")
+    ones = torch.ones(tokens, device="cuda")
+    flops = 6.0 * tokens * width * vocabulary
+    with torch.no_grad():
+        some = slice(0, 256)
+        want, want_entropy = reference.token_logprobs(h[some].double(), w.double(), targets[some])
+        got, entropy = token_logprobs(h[some], w, targets[some])
+        plain = _plain_logprobs(h[some], w, targets[some])
+    for how, value, right in (("ours", got, want), ("ours, entropy", entropy, want_entropy),
+                              ("bf16 logits", plain, want)):  # fmt: skip
+        yield {"work": "logprobs, largest error, nats", "how": how,
+               "error": float(f"{float((value - right).abs().max()):.2e}")}  # fmt: skip
+    del want, want_entropy
+
+    def ours(dtype: torch.dtype, chunk: int | None = None) -> Callable[[], None]:
+        def call() -> None:
+            h.grad = w.grad = None
+            policy_loss(
+                h, w, targets, ones, got_all, ones, Cispo(), entropy_coefficient=0.001,
+                chunk=chunk, weight_grad_dtype=dtype,
+            ).loss.backward()  # fmt: skip
+
+        return call
+
+    def again() -> None:
+        h.grad = w.grad = None
+        token_logprobs(h, w, targets)[0].sum().backward()
+
+    def chunked() -> None:
+        h.grad = w.grad = None
+        total = torch.zeros((), device="cuda")
+        for part, t in zip(h.split(2048), targets.split(2048), strict=True):
+            value: Any = checkpoint(_plain_logprobs, part, w, t, use_reentrant=False)
+            total = total + value.sum()
+        total.backward()
+
+    def plain_all() -> None:
+        h.grad = w.grad = None
+        _plain_logprobs(h, w, targets).sum().backward()
+
+    def forward() -> torch.Tensor:
+        with torch.no_grad():
+            return token_logprobs(h, w, targets)[0]
+
+    got_all = forward()
+    work = "logprobs, 16,384 × 200,064, forward+backward"
+    yield row("logprobs, 16,384 × 200,064, forward", "ours", median_ms(forward), flops / 3,
+              gb=extra_gb(forward))  # fmt: skip
+    calls = {
+        "ours, policy loss, dW fp32": ours(torch.float32),
+        "ours, policy loss, dW bf16": ours(torch.bfloat16),
+        "ours, policy loss, dW bf16, 2,048 rows": ours(torch.bfloat16, 2048),
+        "ours, any loss (logits twice)": again,
+        "torch, chunks of 2,048 with checkpoint": chunked,
+        "torch, plain": plain_all,
+    }
+    for how, call in calls.items():
+        try:
+            yield row(work, how, median_ms(call, 0.5), flops, gb=extra_gb(call, [h, w]))
+        except torch.OutOfMemoryError:
+            yield {"work": work, "how": how, "ms": "out of memory"}
+        h.grad = w.grad = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def prefix_tree(prefix: int, branches: int, length: int) -> tuple[list[int], list[int]]:
+    starts = [0, *range(prefix, prefix + branches * length + 1, length)]
+    return starts, [-1] + [0] * branches
+
+
+def turns_tree(nodes: int, seed: int = 0) -> tuple[list[int], list[int]]:
+    """A multi-turn tree: nodes of 64 to 512 tokens, 16 deep at most, branching anywhere."""
+    rng = random.Random(seed)
+    starts, parents, chain = [0], [], []
+    for node in range(nodes):
+        if len(chain) >= 16 or (chain and rng.random() < 0.4):
+            del chain[rng.randint(1, len(chain)) :]
+        parents.append(chain[-1] if chain else -1)
+        chain.append(node)
+        starts.append(starts[-1] + 64 * rng.randint(1, 8))
+    return starts, parents
+
+
+def _flex(starts: list[int], parents: list[int]) -> Callable[..., torch.Tensor]:
+    """FlexAttention with a tree mask: preorder makes ancestors an interval test."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    count = len(parents)
+    after = list(range(1, count + 1))
+    for node in range(count - 1, -1, -1):
+        if parents[node] >= 0:
+            after[parents[node]] = max(after[parents[node]], after[node])
+    sizes = torch.tensor([b - a for a, b in zip(starts, starts[1:], strict=False)])
+    ends = torch.tensor([starts[a] for a in after]).repeat_interleave(sizes).cuda()
+
+    def sees(b: Any, h: Any, q: Any, k: Any) -> Any:
+        return (q >= k) & (q < ends[k])
+
+    total = starts[-1]
+    mask = torch.compile(create_block_mask)(sees, None, None, total, total, device="cuda")
+    compiled = torch.compile(flex_attention)
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out: Any = compiled(q, k, v, block_mask=mask, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+    return call
+
+
+def bench_tree(peers: bool = True) -> Iterator[Row]:
+    trees = {name: prefix_tree(*sizes) for name, sizes in TREES.items()}
+    trees["256 turns of 64–512"] = turns_tree(256)
+    small = turns_tree(24)
+    yield from _check_tree(*small)
+    for name, (starts, parents) in trees.items():
+        total = starts[-1]
+        q, k, v = (
+            torch.randn(total, n, 128, device="cuda").bfloat16().requires_grad_()
+            for n in (48, 8, 8)
+        )
+        upstream = torch.randn_like(q)
+        flops = 14.0 * 48 * 128 * _pairs(starts, parents)
+        calls: dict[str, Callable[..., torch.Tensor]] = {
+            f"ours, large {large:,}": (
+                lambda q, k, v, large=large: tree_attention(q, k, v, starts, parents, large=large)
+            )
+            for large in ((2**21, 2**23) if "turns" in name else (2**21,))
+        }
+        if "turns" in name:
+            calls["ours, all in shared calls"] = lambda q, k, v: tree_attention(
+                q, k, v, starts, parents, large=2**62
+            )
+        if peers:
+            calls["FlexAttention"] = _flex(starts, parents)
+        for how, call in calls.items():
+
+            def both(call: Callable[..., torch.Tensor] = call) -> None:
+                q.grad = k.grad = v.grad = None
+                call(q, k, v).backward(upstream)
+
+            ms = median_ms(both, 0.6)
+            yield row(f"tree attention, {name}", how, ms, flops, gb=extra_gb(both, [q, k, v]))
+
+
+def _pairs(starts: list[int], parents: list[int]) -> int:
+    """How many (query, key) pairs the tree's mask holds."""
+    depth: list[int] = []
+    pairs = 0
+    for node, parent in enumerate(parents):
+        size = starts[node + 1] - starts[node]
+        above = depth[parent] if parent >= 0 else 0
+        depth.append(above + size)
+        pairs += size * above + size * (size + 1) // 2
+    return pairs
+
+
+def _check_tree(starts: list[int], parents: list[int]) -> Iterator[Row]:
+    mask = reference.tree_mask(starts, parents).cuda()
+    inputs = [torch.randn(starts[-1], n, 128, device="cuda").bfloat16() for n in (6, 2, 2)]
+    truth = [x.double().requires_grad_() for x in inputs]
+    want = reference.attention(*truth, mask, 128**-0.5)
+    upstream = torch.randn_like(want)
+    want.backward(upstream)
+    for large in (1, 2**18, 2**62):
+        mine = [x.clone().requires_grad_() for x in inputs]
+        out = tree_attention(*mine, starts, parents, large=large)
+        out.backward(upstream.to(out.dtype))
+        errors = {"out": relative(out, want)}
+        for name, a, b in zip(("d_query", "d_key", "d_value"), mine, truth, strict=True):
+            assert a.grad is not None
+            assert b.grad is not None
+            errors[name] = relative(a.grad, b.grad)
+        yield {"work": "tree attention, error against float64", "how": f"ours, large {large:,}"} | {
+            k: float(f"{v:.2e}") for k, v in errors.items()
+        }
+
+
+def bench_layer() -> Iterator[Row]:
+    """A whole M2 decoder layer, forward and backward, at four rows of 4,096 tokens."""
+    from transformers import MiniMaxM2Config
+    from transformers.models.minimax_m2 import modeling_minimax_m2 as m2
+
+    from m2gym.kernels.register import register
+
+    register()
+    for how in ("m2_triton", "grouped_mm"):
+        config = MiniMaxM2Config(
+            hidden_size=3072, intermediate_size=1536, num_local_experts=256,
+            num_experts_per_tok=8, num_attention_heads=48, num_key_value_heads=8, head_dim=128,
+            num_hidden_layers=1, vocab_size=256, bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        config._attn_implementation = "sdpa"
+        config._experts_implementation = how
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("cuda"):
+            layer = m2.MiniMaxM2DecoderLayer(config, 0)
+            rope = m2.MiniMaxM2RotaryEmbedding(config)
+        torch.set_default_dtype(torch.float32)
+        for p in layer.parameters():
+            torch.nn.init.normal_(p, std=0.02) if p.dim() > 1 else torch.nn.init.ones_(p)
+        x = torch.randn(4, 4096, 3072, device="cuda").bfloat16().requires_grad_()
+        where = rope(x, torch.arange(4096, device="cuda")[None])
+        upstream = torch.randn_like(x)
+
+        def both(
+            layer: Any = layer, x: torch.Tensor = x, where: Any = where,
+            upstream: torch.Tensor = upstream,
+        ) -> None:  # fmt: skip
+            layer.zero_grad(set_to_none=True)
+            x.grad = None
+            out = layer(x, position_embeddings=where, attention_mask=None)
+            (out[0] if isinstance(out, tuple) else out).backward(upstream)
+
+        leaves = [x, *layer.parameters()]
+        yield row("whole M2 layer, 4 × 4,096, forward+backward", how, median_ms(both, 0.8),
+                  gb=extra_gb(both, leaves))  # fmt: skip
+        del layer, x, both, leaves, upstream
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "peaks": peaks,
+    "experts": bench_experts,
+    "logprobs": bench_logprobs,
+    "tree": bench_tree,
+    "layer": bench_layer,
+}
+
+
+def run(parts: Sequence[str] | None = None) -> list[Row]:
+    """Check and time the named parts (all by default); a row a measurement, printed as it comes.
+
+    Raises:
+        RuntimeError: no NVIDIA GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("m2gym.kernels.bench needs an NVIDIA GPU; none is visible to torch")
+    card = torch.cuda.get_device_name()
+    rows: list[Row] = []
+    for part in parts or PARTS:
+        torch.manual_seed(0)
+        for entry in PARTS[part]():
+            rows.append(entry | {"card": card})
+            rest = "  ".join(f"{k} {v}" for k, v in entry.items() if k not in ("work", "how"))
+            print(f"{entry['work']:56s} {entry['how']:38s} {rest}", flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m m2gym.kernels.bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="parts to run")
+    parser.add_argument("--out", type=Path, help="write the rows here as JSON")
+    parser.add_argument("--tune", action="store_true", help="time tile shapes instead")
+    parser.add_argument("--tokens", type=int, default=16384, help="with --tune: tokens of the load")
+    chosen = parser.parse_args(arguments)
+    if chosen.tune:
+        tune(chosen.tokens, *M2, ["up", "down", "d_inner", "d_rows", "d_down", "d_gate_up"])
+        return 0
+    rows = run(chosen.only)
+    if chosen.out:
+        chosen.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The kernels under transformers' registries.
+
+    from m2gym.kernels.register import register
+    register()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, experts_implementation="m2_triton", attn_implementation="m2_tree"
+    )
+
+Nothing falls back: a model that the kernels cannot run raises ``KernelRefusal``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations import moe
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from m2gym.kernels.experts import experts
+from m2gym.kernels.support import KernelRefusal
+from m2gym.kernels.tree_attention import tree_attention
+
+EXPERTS = "m2_triton"
+ATTENTION = "m2_tree"
+
+
+def _refuse(module: Any, reason: str) -> None:
+    raise KernelRefusal(
+        f"{EXPERTS}: {type(module).__name__} {reason}; load the model with "
+        'experts_implementation="grouped_mm" or "eager"'
+    )
+
+
+def experts_forward(
+    self: Any,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """Transformers' experts interface on ``experts.experts``.
+
+    Raises:
+        KernelRefusal: experts without a gate, with biases, in another layout, or with another
+            activation than SiLU; and whatever ``experts.experts`` refuses.
+    """
+    if not self.has_gate:
+        _refuse(self, "has no gate")
+    if self.has_bias:
+        _refuse(self, "has biases")
+    if self.is_transposed or not self.is_concatenated:
+        _refuse(self, "lays its weights out in another way than (E, 2I, H) gate then up")
+    plain_gate = type(self)._apply_gate is moe._default_apply_gate
+    if not plain_gate or not isinstance(self.act_fn, nn.SiLU | _silu_types()):
+        _refuse(self, "has another gate than silu(gate) * up")
+    return experts(hidden_states, self.gate_up_proj, self.down_proj, top_k_index, top_k_weights)
+
+
+def _silu_types() -> Any:
+    from transformers.activations import ACT2FN
+
+    return type(ACT2FN["silu"])
+
+
+def attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    tree: tuple[Sequence[int], Sequence[int]] | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Transformers' attention interface on ``tree_attention``.
+
+    Call the model with ``tree=(starts, parents)`` and the tree's ``position_ids`` (a branch
+    continues from its parent); without a tree the row is one causal sequence.
+
+    Raises:
+        KernelRefusal: a batch of more than one row, a mask, dropout, or a key-value cache.
+    """
+    if query.shape[0] != 1 or attention_mask is not None or dropout or kwargs.get("sliding_window"):
+        raise KernelRefusal(
+            f"{ATTENTION}: takes one row (all tokens of one or several trees) without mask, "
+            f"dropout or sliding window; got a batch of {query.shape[0]}, mask "
+            f"{attention_mask is not None}, dropout {dropout}"
+        )
+    if key.shape[2] != query.shape[2]:
+        raise KernelRefusal(
+            f"{ATTENTION}: takes whole trees, not a key-value cache of {key.shape[2]} rows for "
+            f"{query.shape[2]} tokens; generate with another attention"
+        )
+    starts, parents = tree if tree is not None else ([0, query.shape[2]], [-1])
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    out = tree_attention(q, k, v, starts, parents, scale=scaling)
+    return out[None], None
+
+
+def register() -> None:
+    """Make ``m2_triton`` experts and ``m2_tree`` attention known to transformers; idempotent."""
+    moe.ALL_EXPERTS_FUNCTIONS.register(EXPERTS, experts_forward)
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)

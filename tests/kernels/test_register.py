@@ -1,0 +1,92 @@
+"""Whole transformers models on the kernels, against their own eager path."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from m2gym.kernels import reference  # noqa: E402
+from m2gym.kernels.register import ATTENTION, EXPERTS, register  # noqa: E402
+from m2gym.kernels.support import KernelRefusal  # noqa: E402
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "num_experts_per_tok": 2,
+}  # fmt: skip
+
+
+def minimax_m2(**changes: Any) -> Any:
+    config = transformers.MiniMaxM2Config(
+        **SIZES, intermediate_size=16, num_local_experts=4, bos_token_id=1, eos_token_id=2,
+        **changes,
+    )  # fmt: skip
+    return transformers.MiniMaxM2ForCausalLM(config)
+
+
+def qwen3_moe(**changes: Any) -> Any:
+    config = transformers.Qwen3MoeConfig(
+        **SIZES, moe_intermediate_size=16, num_experts=4, intermediate_size=16, **changes
+    )
+    return transformers.Qwen3MoeForCausalLM(config)
+
+
+def pair(make: Any, device: str, **settings: str) -> tuple[Any, Any]:
+    """The same random weights with eager parts and with ours."""
+    register()
+    eager = make(attn_implementation="eager", experts_implementation="eager").to(device)
+    config = copy.deepcopy(eager.config)
+    for name, value in settings.items():
+        setattr(config, f"_{name}", value)
+    ours = type(eager)(config).to(device)
+    ours.load_state_dict(eager.state_dict())
+    return eager, ours
+
+
+@pytest.mark.parametrize("make", [minimax_m2, qwen3_moe])
+def test_experts_in_a_model(make: Any, device: str) -> None:
+    eager, ours = pair(make, device, experts_implementation=EXPERTS, attn_implementation="eager")
+    assert ours.config._experts_implementation == EXPERTS
+    ids = torch.randint(0, 64, (2, 9), device=device)
+    losses = [model(ids, labels=ids).loss for model in (eager, ours)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    for (name, a), b in zip(eager.named_parameters(), ours.parameters(), strict=True):
+        if a.grad is None:
+            assert b.grad is None, name
+        else:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_tree_in_a_model(device: str) -> None:
+    """The logits of a branch equal those of its own root-to-leaf sequence."""
+    if device == "cuda":
+        pytest.skip("cuDNN has no fp32 attention; the CPU run covers the wiring")
+    eager, ours = pair(minimax_m2, device, attn_implementation=ATTENTION,
+                       experts_implementation="eager")  # fmt: skip
+    starts, parents = [0, 5, 8, 12], [-1, 0, 0]
+    ids = torch.randint(0, 64, (1, 12), device=device)
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8]], device=device)
+    got = ours(ids, position_ids=positions, use_cache=False, tree=(starts, parents)).logits
+    for rows in ([*range(8)], [*range(5), *range(8, 12)]):
+        want = eager(ids[:, rows], use_cache=False).logits
+        torch.testing.assert_close(got[:, rows], want, rtol=1e-4, atol=1e-5)
+    assert reference.tree_mask(starts, parents).sum() == 15 + 3 * 5 + 6 + 4 * 5 + 10
+
+
+def test_refusals(device: str) -> None:
+    register()
+    model = minimax_m2(hidden_act="gelu", experts_implementation="eager").to(device)
+    model.config._experts_implementation = EXPERTS
+    ids = torch.randint(0, 64, (1, 4), device=device)
+    with pytest.raises(KernelRefusal, match="silu"):
+        model(ids)
+    _, ours = pair(minimax_m2, device, attn_implementation=ATTENTION,
+                   experts_implementation="eager")  # fmt: skip
+    with pytest.raises(KernelRefusal, match="batch of 2"):
+        ours(ids.repeat(2, 1), use_cache=False)
