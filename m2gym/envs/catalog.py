@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2gym import gymnasium_ids
 from m2gym.core.errors import InputError
 from m2gym.core.registry import ENVS, REWARDS, TASKSETS
 from m2gym.core.task import PreparedTask, RewardSpec, Split, Task, Taskset
@@ -84,7 +85,7 @@ def register(
     entry = EnvEntry(id, taskset, description)
     ENVS.register(id, entry)
     if "gymnasium" in sys.modules:
-        register_with_gymnasium(id)
+        gymnasium_ids.register(id)
     return entry
 
 
@@ -146,9 +147,9 @@ def make(
     from m2gym.envs.env import WorkspaceEnv
 
     entry = env_entry(id)
-    register_with_gymnasium(entry.id)
+    gymnasium_ids.register(entry.id)
     env: Any = gymnasium.make(
-        gymnasium_id(entry.id),
+        gymnasium_ids.gymnasium_id(entry.id),
         render_mode=render_mode,
         split=split,
         workspace=workspace,
@@ -202,31 +203,6 @@ def make_env(env_id: str, render_mode: str | None = None, **settings: Any) -> Wo
     from m2gym.envs.env import WorkspaceEnv
 
     return WorkspaceEnv(make_async(env_id, **settings), render_mode)
-
-
-def gymnasium_id(id: str) -> str:
-    """The id under which Gymnasium knows an environment."""
-    return f"m2gym/{id}-v0"
-
-
-def register_with_gymnasium(id: str) -> None:
-    """Tell Gymnasium of an environment; a second time does nothing."""
-    import gymnasium
-
-    if gymnasium_id(id) not in gymnasium.registry:
-        gymnasium.register(
-            gymnasium_id(id),
-            entry_point="m2gym.envs.catalog:make_env",
-            kwargs={"env_id": id},
-            disable_env_checker=True,
-            order_enforce=False,
-        )
-
-
-def register_all_with_gymnasium() -> None:
-    """Tell Gymnasium of every environment; it calls this when it is imported."""
-    for id in ENVS.names():
-        register_with_gymnasium(id)
 
 
 def reward_specs(rewards: Rewards) -> tuple[RewardSpec, ...]:
