@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,14 @@ class Grading:
 
 
 def tree(root: Path | None) -> dict[str, Path]:
-    """Relative path → file, of every file below a folder (links that lead out are not followed)."""
+    """Relative path → file, of every file below a folder but ``.git`` and linked folders."""
     if root is None:
         return {}
-    return {str(p.relative_to(root)): p for p in sorted(root.rglob("*")) if p.is_file()}
+    found: dict[str, Path] = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != ".git")
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file():
+                found[path.relative_to(root).as_posix()] = path
+    return found

@@ -41,8 +41,8 @@ class TestRun:
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def passed(self, test: str) -> bool:
-        """Passed, or failed as its author expects."""
-        return self.rejected is None and self.outcomes[test] in ("passed", "xfailed")
+        """Passed, or failed where its author expects it may."""
+        return self.rejected is None and self.outcomes[test] in ("passed", "xfailed", "xpassed")
 
     def kept(self, test: str) -> bool:
         """Passed or skipped: what a test that passed before must still do."""
@@ -111,7 +111,7 @@ async def _run(
     }  # fmt: skip
     users = "users" in box.capabilities
     result = await box.exec(
-        [python, "-I", "-c", _script("box_runner.py")],
+        [python, "-I", "-S", "-c", _script("box_runner.py")],
         user="root" if users else None,
         stdin=json.dumps(job).encode(),
         timeout=budget + MARGIN,
@@ -156,7 +156,8 @@ def _judge(report: dict[str, Any], ids: Sequence[str], planted: Planted) -> Test
     copied = [test for test in planted.ids.values() if reported.get(test) == "passed"]
     if copied and not run.decoys and run.rejected is None:
         run.rejected = "tests are reported as passed, but none of the decoys among them has run"
-    bad = [test for test in ids if run.outcomes[test] not in ("passed", "xfailed", "skipped")]
+    fine = ("passed", "xfailed", "xpassed", "skipped")
+    bad = [test for test in ids if run.outcomes[test] not in fine]
     run.evidence = {
         "exit": last["exit"],
         "attempts": len(attempts),

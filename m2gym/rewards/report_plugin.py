@@ -15,8 +15,7 @@ sys.path[:] = [entry for entry in sys.path if entry]
 import json
 import os
 import signal
-import time
-from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -30,15 +29,16 @@ class Reporter:
         self.wanted = set(order["ids"])
         self.pid = os.getpid()
         self.parts: dict[str, str] = {}
-        self.deadline = 0.0
+        self.pending = b""
+        self.catcher = vars(pytest.CallInfo)["from_call"].__func__.__code__
 
-    def send(self, **frame: object) -> None:
-        """Write one frame; children of the graded process stay silent."""
+    def send(self, *, flush: bool = True, **frame: object) -> None:
+        """Write one frame, soon or now; children of the graded process stay silent."""
         if os.getpid() != self.pid:
             return
-        data = json.dumps(frame).encode() + b"\n"
-        while data:
-            data = data[os.write(self.fd, data) :]
+        self.pending += json.dumps(frame).encode() + b"\n"
+        while flush and self.pending:
+            self.pending = self.pending[os.write(self.fd, self.pending) :]
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(
@@ -60,8 +60,9 @@ class Reporter:
 
     def pytest_runtest_logstart(self, nodeid: str, location: object) -> None:
         self.parts = {}
-        self.deadline = time.monotonic() + self.timeout
         self.send(kind="start", id=nodeid)
+        signal.signal(signal.SIGALRM, self.ring)
+        signal.setitimer(signal.ITIMER_REAL, self.timeout, 1.0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcome: str = report.outcome
@@ -75,6 +76,7 @@ class Reporter:
             self.parts[report.when] = outcome
 
     def pytest_runtest_logfinish(self, nodeid: str, location: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         parts = [self.parts.get(when, "absent") for when in ("setup", "call", "teardown")]
         if "error" in parts:
             outcome = "error"
@@ -84,33 +86,18 @@ class Reporter:
             outcome = parts[0]
         else:
             outcome = parts[1]
-        self.send(kind="test", id=nodeid, outcome=outcome, message=self.parts.get("message", ""))
+        message = self.parts.get("message", "")
+        self.send(flush=False, kind="test", id=nodeid, outcome=outcome, message=message)
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
-        yield from self.bounded()
+    def ring(self, signum: int, frame: FrameType | None) -> None:
+        """Fail the test that runs too long; each second again, should it catch that.
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        yield from self.bounded()
-
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
-        yield from self.bounded(grace=1.0)
-
-    def bounded(self, grace: float = 0.001) -> Iterator[None]:
-        """Raise in the test, each second again, once its time is over."""
-
-        def ring(signum: int, frame: object) -> None:
-            pytest.fail(f"took longer than {self.timeout:g} seconds", pytrace=False)
-
-        before = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, max(self.deadline - time.monotonic(), grace), 1.0)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        Only below pytest's ``CallInfo.from_call`` is an exception a failure of the test.
+        """
+        while frame is not None:
+            if frame.f_code is self.catcher:
+                pytest.fail(f"took longer than {self.timeout:g} seconds", pytrace=False)
+            frame = frame.f_back
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:

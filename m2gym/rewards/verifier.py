@@ -15,9 +15,9 @@ import io
 import secrets
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from m2gym.core.errors import InfraError, VerifierError
 from m2gym.core.task import PreparedTask, WorkspaceSpec
@@ -28,6 +28,9 @@ from m2gym.rewards.exported import Exported, OversizedError, clean
 from m2gym.rewards.flags import look
 from m2gym.rewards.functions import GradedArtifacts, call, check_rewards
 from m2gym.rewards.grading import Grading, tree
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 MARGIN = 60.0
 """Seconds beyond ``limits.grade_seconds`` after which grading itself is given up."""
@@ -56,28 +59,12 @@ async def grade(
     check_rewards(task)
     started = time.monotonic()
     seed = secrets.randbits(63) if seed is None else seed
-    await agent_box.kill()
-    packed = await agent_box.export(list(task.artifacts))
-    hidden = tree(prepared.hidden)
-    evidence: dict[str, Any] = {"seed": seed, "hidden_paths": sorted(hidden)[:200]}
-    try:
-        exported = await asyncio.to_thread(clean, packed, hidden)
-    except OversizedError as error:
-        return _verdict(0.0, {}, "agent_error", stop, {**evidence, "error": str(error)})
-    except tarfile.TarError as error:
-        raise InfraError(f"the exported artifacts are no readable tar: {error}") from error
-    evidence["artifacts"] = {
-        "files": len(exported.files),
-        "bytes": sum(map(len, exported.files.values())),
-        "dropped": len(exported.dropped),
-        "first_dropped": [d for d in exported.dropped if not d.endswith("byte code")][:20],
-    }
-    evidence["flags"] = await asyncio.to_thread(look, exported.files, prepared.workspace.root)
+    evidence: dict[str, Any] = {"seed": seed}
     box = make_box(_fresh(prepared))
+    limit = task.limits.grade_seconds + MARGIN
     try:
-        limit = task.limits.grade_seconds + MARGIN
         async with asyncio.timeout(limit) as clock:
-            await box.start()
+            _, (exported, hidden) = await _both(box.start(), _export(prepared, agent_box, evidence))
             await _fill(box, prepared, exported, hidden)
             grading = Grading(
                 prepared=prepared,
@@ -89,6 +76,8 @@ async def grade(
                 hidden=hidden,
             )
             scores = await _scores(grading)
+    except OversizedError as error:
+        return _verdict(0.0, {}, "agent_error", stop, {**evidence, "error": str(error)})
     except TimeoutError as error:
         if not clock.expired():
             raise
@@ -103,6 +92,37 @@ async def grade(
     reward = combine(zip(scores, weights, scores.values(), strict=True))
     forged = any(score.forged for score in scores.values())
     return _verdict(reward, scores, "forged" if forged else "ok", stop, evidence)
+
+
+async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
+    """Both at once; the first error is raised when both have ended."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(tuple[A, B], results)
+
+
+async def _export(
+    prepared: PreparedTask, agent_box: Workspace, evidence: dict[str, Any]
+) -> tuple[Exported, dict[str, Path]]:
+    """The agent's cleaned artifacts and the hidden files, told in ``evidence``."""
+    await agent_box.kill()
+    packed = await agent_box.export(list(prepared.task.artifacts))
+    hidden = await asyncio.to_thread(tree, prepared.hidden)
+    evidence["hidden_paths"] = sorted(hidden)[:200]
+    try:
+        exported = await asyncio.to_thread(clean, packed, hidden)
+    except tarfile.TarError as error:
+        raise InfraError(f"the exported artifacts are no readable tar: {error}") from error
+    evidence["artifacts"] = {
+        "files": len(exported.files),
+        "bytes": sum(map(len, exported.files.values())),
+        "dropped": len(exported.dropped),
+        "first_dropped": [d for d in exported.dropped if not d.endswith("byte code")][:20],
+    }
+    evidence["flags"] = await asyncio.to_thread(look, exported.files, prepared.workspace.root)
+    return exported, hidden
 
 
 def _verdict(

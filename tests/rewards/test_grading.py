@@ -103,7 +103,7 @@ async def test_hangs_that_no_signal_ends_and_crashes_cost_one_process_each(bench
         f"{FILE}::test_crash": "crashed",
         f"{FILE}::test_deep_hang": "timeout",
     }
-    assert told["attempts"] == 3
+    assert told["attempts"] in (2, 3)
     assert verdict.reward == pytest.approx(1 / 3)
 
 
