@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from m2gym import _builtin  # noqa: F401
-from m2gym.core.registry import ENVS
+from m2gym.core.registry import ENVS, SCAFFOLDS
 from m2gym.core.task import Limits, RewardSpec, Task
 from m2gym.core.verdict import Score, Verdict
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
+    "Limits": "m2gym.core.task",
+    "RewardSpec": "m2gym.core.task",
+    "Task": "m2gym.core.task",
+    "Score": "m2gym.core.verdict",
+    "Verdict": "m2gym.core.verdict",
     "make": "m2gym.envs.catalog",
     "make_async": "m2gym.envs.catalog",
     "make_vec": "m2gym.envs.catalog",
@@ -48,7 +53,11 @@ __all__ = [
     "make_vec",
     "register",
     "reward",
+    "scaffold",
 ]
+
+scaffold = SCAFFOLDS.decorator
+"""Register a scaffold class: ``@m2gym.scaffold("my-agent")``."""
 
 
 def list_envs() -> list[str]:
@@ -60,3 +69,6 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'm2gym' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+gymnasium_ids.register_all()
