@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from textwrap import shorten
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,9 @@ from m2gym.cli.output import show, show_json
 from m2gym.core.errors import InputError
 from m2gym.core.registry import BACKENDS, ENVS, REWARDS, SCAFFOLDS, WORKSPACES, Registry
 from m2gym.core.task import Split
+
+ABOUT_CHARACTERS = 90
+"""How much of an instruction a list shows; the project's choice."""
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "envs": ENVS,
@@ -87,5 +91,6 @@ def task_rows(env: str) -> list[dict[str, str]]:
     for split in splits:
         for task_id in taskset.ids(split):
             first = taskset.task(task_id).instruction.strip().split("\n")[0]
-            rows.append({"id": task_id, "split": split, "about": first[:100]})
+            text = shorten(first, ABOUT_CHARACTERS, placeholder=" …")
+            rows.append({"id": task_id, "split": split, "about": text})
     return rows

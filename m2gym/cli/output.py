@@ -13,8 +13,8 @@ from m2gym.core.task import Split
 
 
 def show(result: RenderableType) -> None:
-    """A result for a person."""
-    Console(highlight=False).print(result, markup=False)
+    """A result for a person; plain text keeps its lines."""
+    Console(highlight=False).print(result, markup=False, soft_wrap=isinstance(result, str))
 
 
 def show_json(result: Any) -> None:

@@ -22,6 +22,7 @@ from m2gym.rollout.run import Run
 from m2gym.rollout.run_folder import RunWriter
 from m2gym.rollout.run_info import RunConfig, new_info
 from m2gym.scaffolds.agents import check_scaffold, describe, parse_agent
+from m2gym.tasksets.cache import silent
 
 RUNS = Path("runs")
 """Where runs go that name no folder, below the current one."""
@@ -139,6 +140,8 @@ async def evaluate_async(
         label = f"{config.env} · {config.agent}"
         shown = progress and not getattr(scaffold, "interactive", False)
         with EpisodeProgress(label, total, len(writer.done), shown=shown) as bar:
+            if getattr(taskset, "progress", None) is silent:
+                taskset.progress = bar.files  # type: ignore[attr-defined]
             await _Pool(todo, writer, bar).work(min(workers, total))
     return Run(path)
 

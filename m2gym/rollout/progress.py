@@ -6,7 +6,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from m2gym.core.trajectory import Trajectory
 
@@ -27,7 +34,16 @@ class EpisodeProgress:
             disable=not shown,
         )
         self._task = self._bar.add_task(label, total=total, completed=done, note="")
+        self._files: TaskID | None = None
         self._sum, self._graded, self._masked = 0.0, 0, 0
+
+    def files(self, what: str, done: int, total: int) -> None:
+        """A taskset's hook: downloads and builds; may be called from any thread."""
+        if self._files is None:
+            self._files = self._bar.add_task(what, total=total, note="")
+        self._bar.update(
+            self._files, description=what, completed=done, total=total, visible=done < total
+        )
 
     def add(self, trajectory: Trajectory) -> None:
         """Count one finished episode."""

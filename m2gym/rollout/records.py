@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from m2gym.core.errors import InputError
 from m2gym.core.trajectory import Trajectory
+from m2gym.core.verdict import Status
 
 _SUFFIX = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
 
@@ -37,9 +37,7 @@ def decode(line: bytes) -> Trajectory:
     try:
         return Trajectory.model_validate_json(_body(line))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"not a record of this version: {place}: {first['msg']}") from None
+        raise InputError(f"not a record of this version: {_first(error)}") from None
 
 
 def _body(line: bytes) -> bytes:
@@ -52,46 +50,67 @@ def _body(line: bytes) -> bytes:
     return body
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line that holds: where it starts, its length with line feed, and its record."""
+class Entry(BaseModel):
+    """The part of a record that says what it is of; the rest is passed over."""
 
-    offset: int
-    length: int
-    trajectory: Trajectory
+    class _Verdict(BaseModel):
+        status: Status
+
+    task: str
+    attempt: int
+    verdict: _Verdict
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.task, self.attempt
 
 
-class Damaged(InputError):
+class DamagedError(InputError):
     """A record in the middle of the file is not whole."""
 
 
-def scan(path: Path) -> Iterator[Line]:
-    """Every record in order. A torn *last* line ends the scan in silence: see `whole_bytes`.
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines whose checksum holds, without line feeds. A torn *last* one ends it in silence.
 
     Raises:
-        Damaged: a line before the last does not hold.
+        DamagedError: a line before the last does not hold.
     """
     if not path.exists():
         return
     with path.open("rb") as file:
-        offset, problem = 0, ""
+        problem = ""
         for number, line in enumerate(file, 1):
             if problem:
-                raise Damaged(f"{path} is damaged: {problem}. Cut that line out, then --resume.")
+                raise DamagedError(
+                    f"{path} is damaged: {problem}; cut that line out, then --resume"
+                )
             if not line.endswith(b"\n"):
                 return
             try:
-                trajectory = decode(line[:-1])
+                _body(line[:-1])
             except InputError as error:
                 problem = f"line {number}: {error}"
                 continue
-            yield Line(offset, len(line), trajectory)
-            offset += len(line)
+            yield line[:-1]
 
 
-def whole_bytes(path: Path) -> int:
-    """The length of the file up to the end of its last whole record."""
+def index(path: Path) -> Iterator[tuple[Entry, int]]:
+    """What each whole line is of, and where it ends in the file."""
     end = 0
-    for line in scan(path):
-        end = line.offset + line.length
-    return end
+    for line in whole_lines(path):
+        end += len(line) + 1
+        try:
+            yield Entry.model_validate_json(line), end
+        except ValidationError as error:
+            raise DamagedError(f"{path}: not a record of this version: {_first(error)}") from None
+
+
+def scan(path: Path) -> Iterator[Trajectory]:
+    """Every record in order; see `whole_lines`."""
+    for line in whole_lines(path):
+        yield decode(line)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from m2gym.core.errors import InfraError, InputError
 from m2gym.core.trajectory import SCHEMA_VERSION, Trajectory
-from m2gym.rollout.records import encode, scan, whole_bytes
+from m2gym.rollout.records import decode, encode, index, whole_lines
 from m2gym.rollout.run_info import RunInfo, differences
 
 INFO, RECORDS, LOCK, TORN = "run.json", "trajectories.jsonl", "lock", "torn.jsonl"
@@ -51,14 +51,12 @@ def read_info(path: Path) -> RunInfo:
 
 def read_records(path: Path) -> Iterator[Trajectory]:
     """The last record of each task and attempt, in the order they were written."""
-    last: dict[Key, int] = {}
     file = path / RECORDS
-    for number, line in enumerate(scan(file)):
-        last[line.trajectory.task, line.trajectory.attempt] = number
+    last = {entry.key: number for number, (entry, _) in enumerate(index(file))}
     kept = set(last.values())
-    for number, line in enumerate(scan(file)):
+    for number, line in enumerate(whole_lines(file)):
         if number in kept:
-            yield line.trajectory
+            yield decode(line)
 
 
 class RunWriter:
@@ -143,18 +141,17 @@ class RunWriter:
                 f"{self.path} cannot be resumed with another configuration: {'; '.join(changes)}"
             )
         self.info = old
-        self._cut_torn_line()
-        return {
-            (record.task, record.attempt)
-            for record in read_records(self.path)
-            if record.verdict.status not in RETRIED
-        }
+        statuses, whole = {}, 0
+        for entry, whole in index(self.path / RECORDS):  # noqa: B007
+            statuses[entry.key] = entry.verdict.status
+        self._cut_after(whole)
+        return {key for key, status in statuses.items() if status not in RETRIED}
 
-    def _cut_torn_line(self) -> None:
+    def _cut_after(self, whole: int) -> None:
+        """Move what follows the last whole record aside."""
         file = self.path / RECORDS
         if not file.exists():
             return
-        whole = whole_bytes(file)
         with file.open("r+b") as records:
             records.seek(whole)
             torn = records.read()

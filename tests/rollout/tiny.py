@@ -7,7 +7,7 @@ from pathlib import Path
 SOURCE = '''
 """Say the answer: eight tasks whose file answer.txt must hold the right number."""
 import os
-import tempfile
+import time
 from pathlib import Path
 
 from m2gym.core.errors import DownloadError, UnknownIdError
@@ -18,6 +18,7 @@ from m2gym.envs.catalog import EnvEntry
 def right_answer(artifacts, answer: int):
     if os.environ.get("TINY_VERIFIER") == "broken":
         raise RuntimeError("the ruler broke")
+    time.sleep(float(os.environ.get("TINY_GRADING", "0")))
     if "answer.txt" not in artifacts:
         return 0.0
     return float(artifacts.text("answer.txt").strip() == str(answer))
