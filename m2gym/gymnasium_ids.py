@@ -1,12 +1,9 @@
-"""Our environments under Gymnasium's own ids: ``swe-repo`` is ``m2gym/swe-repo-v0``.
-
-Gymnasium calls `register_all` when it is imported (entry-point group ``gymnasium.envs``), before
-its own package is whole; hence the import from its inner module.
-"""
+"""Our environments under Gymnasium's own ids: ``swe-repo`` is ``m2gym/swe-repo-v0``."""
 
 from __future__ import annotations
 
-import m2gym._builtin  # noqa: F401
+import gymnasium
+
 from m2gym.core.registry import ENVS
 
 
@@ -17,10 +14,8 @@ def gymnasium_id(id: str) -> str:
 
 def register(id: str) -> None:
     """Tell Gymnasium of an environment; a second time does nothing."""
-    from gymnasium.envs import registration
-
-    if gymnasium_id(id) not in registration.registry:
-        registration.register(
+    if gymnasium_id(id) not in gymnasium.registry:
+        gymnasium.register(
             gymnasium_id(id),
             entry_point="m2gym.envs.catalog:make_env",
             kwargs={"env_id": id},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import gymnasium
 
 from m2gym import gymnasium_ids
 from m2gym.core.errors import InputError
@@ -14,8 +15,6 @@ from m2gym.core.registry import ENVS, REWARDS, TASKSETS
 from m2gym.core.task import PreparedTask, RewardSpec, Split, Task, Taskset
 
 if TYPE_CHECKING:
-    import gymnasium
-
     from m2gym.envs.async_env import AsyncEnv, Potential
     from m2gym.envs.env import WorkspaceEnv
 
@@ -84,8 +83,7 @@ def register(
 
     entry = EnvEntry(id, taskset, description)
     ENVS.register(id, entry)
-    if "gymnasium" in sys.modules:
-        gymnasium_ids.register(id)
+    gymnasium_ids.register(id)
     return entry
 
 
@@ -142,8 +140,6 @@ def make(
         render_mode: ``None``, ``"ansi"`` or ``"human"``.
         settings: passed to the environment's taskset.
     """
-    import gymnasium
-
     from m2gym.envs.env import WorkspaceEnv
 
     entry = env_entry(id)
