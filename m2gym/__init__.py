@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from m2gym import _builtin  # noqa: F401
+from m2gym import _builtin, gymnasium_ids
 from m2gym.core.registry import ENVS, SCAFFOLDS
-from m2gym.core.task import Limits, RewardSpec, Task
-from m2gym.core.verdict import Score, Verdict
 
 if TYPE_CHECKING:
+    from m2gym.core.task import Limits, RewardSpec, Task
+    from m2gym.core.verdict import Score, Verdict
     from m2gym.envs.catalog import make, make_async, make_vec, register
     from m2gym.rewards import reward
     from m2gym.rollout import evaluate, evaluate_async, load_run
@@ -25,17 +25,17 @@ __version__ = "0.1.0.dev0"
 _LAZY = {
     "Limits": "m2gym.core.task",
     "RewardSpec": "m2gym.core.task",
-    "Task": "m2gym.core.task",
     "Score": "m2gym.core.verdict",
+    "Task": "m2gym.core.task",
     "Verdict": "m2gym.core.verdict",
+    "evaluate": "m2gym.rollout",
+    "evaluate_async": "m2gym.rollout",
+    "load_run": "m2gym.rollout",
     "make": "m2gym.envs.catalog",
     "make_async": "m2gym.envs.catalog",
     "make_vec": "m2gym.envs.catalog",
     "register": "m2gym.envs.catalog",
     "reward": "m2gym.rewards",
-    "evaluate": "m2gym.rollout",
-    "evaluate_async": "m2gym.rollout",
-    "load_run": "m2gym.rollout",
 }
 
 __all__ = [
@@ -71,4 +71,5 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 
+_builtin.register_all()
 gymnasium_ids.register_all()

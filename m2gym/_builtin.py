@@ -2,15 +2,18 @@
 
 from m2gym.core.registry import ENVS, REWARDS, SCAFFOLDS, TASKSETS, WORKSPACES
 
-ENVS.register("swe-repo", "m2gym.envs.swe_repo:ENTRY")
-TASKSETS.register("swe-repo", "m2gym.tasksets.swe_repo:SweRepo")
-REWARDS.register("tests-pass", "m2gym.rewards.repository_tests:tests_pass")
-REWARDS.register("tests-fraction", "m2gym.rewards.repository_tests:tests_fraction")
-REWARDS.register("test-script", "m2gym.rewards.script:test_script")
-WORKSPACES.register("local", "m2gym.workspaces.local:LocalWorkspace")
-WORKSPACES.register("process", "m2gym.workspaces.process:ProcessWorkspace")
-SCAFFOLDS.register("gold", "m2gym.scaffolds.gold:Gold")
-SCAFFOLDS.register("noop", "m2gym.scaffolds.noop:Noop")
-SCAFFOLDS.register("scripted", "m2gym.scaffolds.scripted:Scripted")
-SCAFFOLDS.register("random", "m2gym.scaffolds.random_commands:RandomCommands")
-SCAFFOLDS.register("human", "m2gym.scaffolds.human:Human")
+
+def register_all() -> None:
+    """Register every part that comes with m2gym."""
+    ENVS.register("swe-repo", "m2gym.envs.swe_repo:ENTRY")
+    TASKSETS.register("swe-repo", "m2gym.tasksets.swe_repo:SweRepo")
+    REWARDS.register("tests-pass", "m2gym.rewards.repository_tests:tests_pass")
+    REWARDS.register("tests-fraction", "m2gym.rewards.repository_tests:tests_fraction")
+    REWARDS.register("test-script", "m2gym.rewards.script:script_reward")
+    WORKSPACES.register("local", "m2gym.workspaces.local:LocalWorkspace")
+    WORKSPACES.register("process", "m2gym.workspaces.process:ProcessWorkspace")
+    SCAFFOLDS.register("gold", "m2gym.scaffolds.gold:Gold")
+    SCAFFOLDS.register("noop", "m2gym.scaffolds.noop:Noop")
+    SCAFFOLDS.register("scripted", "m2gym.scaffolds.scripted:Scripted")
+    SCAFFOLDS.register("random", "m2gym.scaffolds.random_commands:RandomCommands")
+    SCAFFOLDS.register("human", "m2gym.scaffolds.human:Human")
