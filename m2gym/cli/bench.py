@@ -30,17 +30,17 @@ def bench(
         raise UnknownIdError("benchmark", name, NAMES)
     note("measuring; leave the machine alone for a few minutes")
     if name == "workspace":
-        result: Any = importlib.import_module("m2gym.workspaces.bench").run()
-        show_json(result) if json else show(str(result))
-        return
-    from m2gym.rollout.bench import bench_episode
+        rows: list[dict[str, Any]] = importlib.import_module("m2gym.workspaces.bench").run()
+    else:
+        from m2gym.rollout.bench import bench_episode
 
-    figures = bench_episode(env, limit=limit, repeat=repeat, workspace=workspace)
+        figures = bench_episode(env, limit=limit, repeat=repeat, workspace=workspace)
+        rows = [asdict(figure) for figure in figures]
     if json:
-        show_json([asdict(figure) for figure in figures])
+        show_json(rows)
         return
-    table = Table("what", "measured", "beside")
-    for figure in figures:
-        beside = f"{figure.beside:.2f} {figure.unit} {figure.beside_name}" if figure.beside else ""
-        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", beside)
+    table = Table("what", "measured", "target", "beside")
+    for row in rows:
+        measured = f"{row['value']:.4g} {row['unit']}"
+        table.add_row(row["name"], measured, row["target"] or "–", row["baseline"])
     show(table)
