@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Callable
+import os
+import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from m2gym.core.protocols import Action, Episode
 
 @dataclass
 class Human:
-    """Shows observations and asks for actions; an empty input's end (Ctrl-D) submits.
+    """Shows observations and asks for actions; the end of input (Ctrl-D) submits.
 
     A line is a shell command; one that starts with ``{`` is a tool call in JSON. Malformed actions
     are explained and asked for again. Runs one episode at a time.
@@ -27,14 +27,17 @@ class Human:
     name: str = field(default="human", init=False)
     interactive: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        self._lines = Lines()
+
     async def run(self, episode: Episode) -> None:
-        console = Console(stderr=True)
+        console, descriptor = Console(stderr=True), _stdin()
         console.print(episode.first_observation, markup=False, highlight=False)
         tools = ", ".join(escape(tool.name) for tool in episode.tools)
         console.print(f"[dim]Ctrl-D submits. Tools: {tools or 'the shell'}[/dim]")
         while not episode.done:
             console.print("[bold]»[/bold] ", end="")
-            line = await _ask(input)
+            line = await self._lines.next(descriptor)
             if line is None:
                 await episode.submit()
                 return
@@ -58,22 +61,39 @@ def _action(line: str) -> Action:
     return call
 
 
-async def _ask(read: Callable[[], str]) -> str | None:
-    """A line, ``None`` at the end of input. The thread is a daemon: a deadline need not wait."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[str | None] = loop.create_future()
+class Lines:
+    """Lines of a file descriptor, awaited without a thread, so that a deadline can pass."""
 
-    def put(line: str | None) -> None:
-        if not answer.done():
-            answer.set_result(line)
+    def __init__(self) -> None:
+        self._rest = b""
 
-    def wait() -> None:
-        try:
-            line: str | None = read()
-        except EOFError:
-            line = None
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(put, line)
+    async def next(self, descriptor: int) -> str | None:
+        """A line without its end; ``None`` at the end of input."""
+        while b"\n" not in self._rest:
+            await _readable(descriptor)
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                last, self._rest = self._rest, b""
+                return last.decode("utf-8", "replace") if last else None
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode("utf-8", "replace")
 
-    threading.Thread(target=wait, name="m2gym-prompt", daemon=True).start()
-    return await answer
+
+async def _readable(descriptor: int) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(descriptor, ready.set)
+    except PermissionError:
+        return  # an ordinary file: always readable, and nothing the loop can watch
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _stdin() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError("agent 'human' needs a terminal; step an environment instead") from error

@@ -1,11 +1,12 @@
 import asyncio
+import os
 
 import pytest
 
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.protocols import Scaffold
 from m2gym.scaffolds.agents import check_scaffold, describe, parse_agent
-from m2gym.scaffolds.human import Human, _action, _ask
+from m2gym.scaffolds.human import Human, Lines, _action
 from m2gym.scaffolds.random_commands import RandomCommands, draw
 from m2gym.scaffolds.scripted import Scripted
 
@@ -113,10 +114,30 @@ def test_a_persons_lines():
         _action("{oops")
     assert Human.interactive
 
-    def end():
-        raise EOFError
 
-    async def both():
-        return await _ask(lambda: "pwd"), await _ask(end)
+def test_lines_of_a_pipe_and_of_a_file(tmp_path):
+    async def all_of(descriptor):
+        lines, found = Lines(), []
+        while (line := await lines.next(descriptor)) is not None:
+            found.append(line)
+        return found
 
-    assert asyncio.run(both()) == ("pwd", None)
+    reader, writer = os.pipe()
+    os.write(writer, "ls\n\necho é".encode())
+    os.close(writer)
+    assert asyncio.run(all_of(reader)) == ["ls", "", "echo é"]
+    (tmp_path / "in").write_text("pwd\n")
+    with (tmp_path / "in").open() as file:
+        assert asyncio.run(all_of(file.fileno())) == ["pwd"]
+
+
+def test_waiting_for_a_line_can_be_cut_short():
+    reader, writer = os.pipe()
+
+    async def wait():
+        async with asyncio.timeout(0.1):
+            await Lines().next(reader)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(wait())
+    os.close(writer)
