@@ -1,4 +1,4 @@
-# ruff: noqa: PTH103, PTH116, PTH118, PTH123, PTH208
+# ruff: noqa: PTH103, PTH109, PTH116, PTH118, PTH123, PTH208
 """Runs pytest in the grading box; sent there as text, standard library only.
 
 Started as the box's root (where the box has users), it drops pytest to the uid that owns the work
@@ -6,7 +6,8 @@ folder, reads report frames from a pipe, waits, kills what that uid has left run
 one JSON object on its own standard output, which the graded uid never holds. A test that hangs
 past its time-out, or takes the process down, is marked, and the rest runs in a new process.
 
-Job (JSON on standard input): plugin, args, files, ids, workdir, env, timeout, budget.
+Started in the work folder. Job (JSON on standard input): plugin, args, files, ids, workdir (what
+the task calls the folder), env, timeout, budget.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ GRACE = 5.0
 def main() -> None:
     """Read the job, run the tests, print the result."""
     job = json.load(sys.stdin)
-    os.chdir(job["workdir"])
     uid = os.stat(".").st_uid if os.geteuid() == 0 else os.geteuid()
     end = time.monotonic() + job["budget"]
     ids = list(job["ids"])
@@ -70,7 +70,7 @@ def run(job: dict[str, Any], ids: list[str], uid: int, end: float) -> dict[str, 
     read, write = os.pipe()
     env = dict(os.environ, **job["env"])
     env.pop("PYTHONOPTIMIZE", None)
-    trusted, graded = split_path(env.get("PYTHONPATH", ""), job["workdir"])
+    trusted, graded = split_path(env.get("PYTHONPATH", ""), job["workdir"], os.getcwd())
     env["PYTHONPATH"] = os.pathsep.join(trusted)
     as_user: dict[str, Any] = {}
     if os.geteuid() == 0 and uid != 0:
@@ -216,15 +216,17 @@ def watch(
     return tail
 
 
-def split_path(path: str, workdir: str) -> tuple[list[str], list[str]]:
-    """Entries of PYTHONPATH outside and inside the work folder."""
+def split_path(path: str, workdir: str, here: str) -> tuple[list[str], list[str]]:
+    """Entries of PYTHONPATH outside and inside the work folder, which is really ``here``."""
     trusted: list[str] = []
     graded: list[str] = []
-    for entry in path.split(os.pathsep):
-        if entry:
-            full = os.path.normpath(os.path.join(workdir, entry))
-            inside = full == workdir or full.startswith(workdir.rstrip("/") + "/")
-            (graded if inside else trusted).append(full)
+    for entry in filter(None, path.split(os.pathsep)):
+        full = os.path.normpath(os.path.join(workdir, entry))
+        inside = full == workdir or full.startswith(workdir.rstrip("/") + "/")
+        if inside:
+            graded.append(here + full[len(workdir) :])
+        else:
+            trusted.append(full)
     return trusted, graded
 
 

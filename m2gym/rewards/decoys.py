@@ -51,10 +51,17 @@ class _Candidate:
 
 
 def plant(
-    files: Mapping[str, bytes], wanted: Collection[str], count: int, rng: random.Random
+    files: Mapping[str, bytes],
+    wanted: Collection[str],
+    count: int,
+    rng: random.Random,
+    *,
+    avoid: str = "",
 ) -> Planted:
     """Put at most ``count`` decoys of the tests ``wanted`` (pytest ids) into copies of ``files``.
 
+    No word of ``avoid`` (pytest's arguments and configuration, which may select tests by name) is
+    added to a name.
     Files that cannot be parsed, and tests that cannot be turned around for certain, are passed
     over; the answer may hold no decoy.
     """
@@ -76,7 +83,7 @@ def plant(
         if len(ids) >= count:
             break
         path = candidate.path
-        name = _name(candidate, sources[path], names, rng)
+        name = _name(candidate, sources[path], names, avoid.lower(), rng)
         block = _block(sources[path], trees[path], candidate, name, rng)
         if block is not None:
             blocks.setdefault(path, []).append(block)
@@ -252,16 +259,17 @@ def _impossible(rng: random.Random) -> ast.stmt:
     return ast.parse(rng.choice(forms)).body[0]
 
 
-def _name(candidate: _Candidate, source: str, taken: Collection[str], rng: random.Random) -> str:
+def _name(
+    candidate: _Candidate, source: str, taken: Collection[str], avoid: str, rng: random.Random
+) -> str:
     """A name made of the original's and of words that its neighbours' names use."""
-    words = sorted(
-        {
-            word.lower()
-            for name in re.findall(r"def test_?(\w+)", source)
-            for word in re.findall(r"[A-Za-z][a-z]+", name)
-        }
-        | {"empty", "nested", "simple", "default", "values"}
-    )
+    known = {
+        word.lower()
+        for name in re.findall(r"def test_?(\w+)", source)
+        for word in re.findall(r"[A-Za-z][a-z]+", name)
+    }
+    usual = ("empty", "nested", "simple", "default", "values", "twice", "again", "other")
+    words = sorted(word for word in known.union(usual) if word not in avoid) or ["x"]
     base = candidate.function.name
     while True:
         word = rng.choice(words)

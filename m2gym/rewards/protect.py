@@ -17,6 +17,7 @@ from m2gym.rewards.grading import Grading, tree
 CONFIGURATION = frozenset(
     {"conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini"}
     | {"setup.cfg", "pyproject.toml", "sitecustomize.py", "usercustomize.py"}
+    | {"entry_points.txt"}
 )
 
 
@@ -48,6 +49,14 @@ def graded_sources(grading: Grading, files: Sequence[str]) -> dict[str, bytes | 
         else:
             found[path] = grading.artifacts.get(path)
     return found
+
+
+def configuration_text(grading: Grading) -> str:
+    """The configuration that counts, as one text."""
+    root = grading.prepared.workspace.root
+    files = {**tree(root), **grading.hidden}
+    steering = [files[p] for p in sorted(files) if is_configuration(p) and not p.endswith(".py")]
+    return "\n".join(p.read_text("utf-8", "replace") for p in steering)
 
 
 async def protect(grading: Grading, files: Sequence[str]) -> list[str]:

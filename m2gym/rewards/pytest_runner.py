@@ -17,7 +17,7 @@ from typing import Any, Literal
 from m2gym.core.errors import InputError, VerifierError
 from m2gym.rewards.decoys import Planted, plant
 from m2gym.rewards.grading import Grading
-from m2gym.rewards.protect import graded_sources, protect
+from m2gym.rewards.protect import configuration_text, graded_sources, protect
 
 MARGIN = 30.0
 """Seconds that the runner in the box gets beyond the tests' budget (the project's choice)."""
@@ -90,7 +90,8 @@ async def _run(
         raise InputError(f"none of the test files {files[:5]} exists in the task's files")
     rng = random.Random(f"{grading.seed}:{grading.prepared.task.id}")
     texts = {path: data for path, data in sources.items() if data is not None}
-    planted = plant(texts, ids, decoys, rng)
+    steering = " ".join(command) + configuration_text(grading)
+    planted = plant(texts, ids, decoys, rng, avoid=steering)
     for path, data in planted.files.items():
         await box.write(path, data, user="grader")
     selected = [*ids, *planted.ids]
@@ -99,7 +100,7 @@ async def _run(
     cache = "/tmp/pytest-cache"
     job = {
         "plugin": _script("report_plugin.py"),
-        "args": ["-q", "--no-header", "--tb=short", "--color=no", f"--rootdir={spec.workdir}",
+        "args": ["-q", "--no-header", "--tb=short", "--color=no", "--rootdir=.",
                  "--continue-on-collection-errors", "-o", f"cache_dir={cache}", *command,
                  "--maxfail=0"],
         "files": [path for path in files if path not in lost],
@@ -144,6 +145,7 @@ def _judge(report: dict[str, Any], ids: Sequence[str], planted: Planted) -> Test
     if last["exit"] == 4 and "error: unrecognized arguments" in last["output"]:
         raise VerifierError(f"pytest refuses its arguments: {last['output'][-400:]!r}")
     reported: dict[str, str] = report["outcomes"]
+    names = {name.split("[")[0] for name, outcome in reported.items() if outcome == "passed"}
     run = TestRun({test: reported.get(test, "missing") for test in ids})
     run.decoys = {
         decoy: outcome
@@ -153,9 +155,9 @@ def _judge(report: dict[str, Any], ids: Sequence[str], planted: Planted) -> Test
     run.forged = sorted(d for d, outcome in run.decoys.items() if outcome in ("passed", "xpassed"))
     run.messages = {t: m for t, m in report["messages"].items() if t in run.outcomes}
     run.rejected = _disagreement(attempts)
-    copied = [test for test in planted.ids.values() if reported.get(test) == "passed"]
-    if copied and not run.decoys and run.rejected is None:
-        run.rejected = "tests are reported as passed, but none of the decoys among them has run"
+    silent = [d for d, test in planted.ids.items() if d not in run.decoys and test in names]
+    if silent and run.rejected is None:
+        run.rejected = f"{len(silent)} decoys did not run, but the tests they copy are said to pass"
     fine = ("passed", "xfailed", "xpassed", "skipped")
     bad = [test for test in ids if run.outcomes[test] not in fine]
     run.evidence = {

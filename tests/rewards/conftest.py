@@ -61,6 +61,7 @@ class Old(unittest.TestCase):
     def test_square(self):
         self.assertEqual(calc.mul(3, 3), 9)
 '''
+SITE = "/opt/m2gym/site"
 FILE = "tests/test_calc.py"
 FAIL_TO_PASS = [f"{FILE}::test_add"]
 PASS_TO_PASS = [
@@ -94,6 +95,7 @@ class Bench:
     artifacts: tuple[str, ...] = (".",)
     limits: Limits = Limits()  # noqa: RUF009
     seed: int | None = None
+    kind: str = "local"
 
     def prepared(self) -> PreparedTask:
         for where, files in (("root", self.root), ("hidden", {FILE: self.tests, **self.hidden})):
@@ -118,9 +120,9 @@ class Bench:
         )
         spec = WorkspaceSpec(
             root=self.folder / "root",
-            mounts=(Mount(source=self.site, target="/opt/m2gym/site"),),
+            mounts=(Mount(source=self.site, target=SITE),) if self.kind == "local" else (),
             env={
-                "PYTHONPATH": "/workspace/src:/opt/m2gym/site",
+                "PYTHONPATH": f"/workspace/src:{SITE if self.kind == 'local' else self.site}",
                 "PYTHONHASHSEED": "0",
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
@@ -136,7 +138,7 @@ class Bench:
     ) -> Verdict:
         """The verdict on an agent that writes ``files``, runs ``script`` and does ``act``."""
         prepared = self.prepared()
-        box = make_workspace(prepared.workspace, "local")
+        box = make_workspace(prepared.workspace, self.kind)
         await box.start()
         try:
             for path, text in (files or {}).items():
@@ -149,7 +151,7 @@ class Bench:
             return await grade(
                 prepared,
                 box,
-                make_box=lambda spec: make_workspace(spec, "local"),
+                make_box=lambda spec: make_workspace(spec, self.kind),
                 seed=self.seed,
             )
         finally:

@@ -79,7 +79,23 @@ for fd in range(3, 64):
     assert stays.reward == 0.0
     leaves = await bench.grade({"src/calc.py": attack + "os._exit(1)\n"})
     assert leaves.reward == 0.0
-    assert "none of the decoys" in leaves.scores["tests-pass"].evidence["rejected"]
+    assert "decoys did not run" in leaves.scores["tests-pass"].evidence["rejected"]
+
+
+async def test_a_test_file_rewritten_while_it_is_loaded_loses_its_decoys(bench: Bench) -> None:
+    attack = """
+import os
+fake = "def test_late():\\n    pass\\n"
+os.rename("tests/test_late.py", "tests/away")
+open("tests/test_late.py", "w").write(fake)
+"""
+    bench.hidden = {"tests/test_late.py": "def test_late():\n    assert 0\n"}
+    bench.fail_to_pass.append("tests/test_late.py::test_late")
+    bench.parameters = {"decoys": 100}
+    script = "mkdir tests && touch tests/mine"
+    verdict = await bench.grade({"src/calc.py": FIXED + attack}, script=script)
+    assert verdict.reward == 0.0
+    assert "decoys did not run" in verdict.scores["tests-pass"].evidence["rejected"]
 
 
 async def test_a_report_left_beforehand_is_not_read(bench: Bench) -> None:
@@ -116,6 +132,11 @@ def pytest_runtest_makereport(item, call):
         {"pyproject.toml": "[tool.pytest.ini_options]\naddopts = '--collect-only'\n"},
         {"src/pytest.py": "raise SystemExit(0)\n", "src/json.py": "raise SystemExit(0)\n"},
         {"src/_pytest/__init__.py": "raise SystemExit(0)\n"},
+        {
+            "src/evil.py": HOOK,
+            "src/evil-1.dist-info/METADATA": "Name: evil\nVersion: 1\n",
+            "src/evil-1.dist-info/entry_points.txt": "[pytest11]\nevil = evil\n",
+        },
         {FILE: "def test_add():\n    pass\n"},
     ],
 )

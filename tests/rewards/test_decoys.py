@@ -86,6 +86,15 @@ def test_seeds_choose_other_tests_names_and_places() -> None:
         assert all(name not in TESTS for name in (i.split("::")[-1] for i in p.ids))
 
 
+def test_names_avoid_words_that_select_tests() -> None:
+    ids = FAIL_TO_PASS + PASS_TO_PASS
+    avoid = "-k 'not Square' mul add zero repeat group empty nested simple default values twice"
+    planted = plant({FILE: TESTS.encode()}, ids, 100, random.Random(0), avoid=avoid)
+    for decoy, original in planted.ids.items():
+        added = decoy.removeprefix(original).lower()
+        assert not any(word in added for word in ("square", "mul", "empty", "twice"))
+
+
 def test_only_wanted_tests_are_copied() -> None:
     planted = plant({FILE: TESTS.encode()}, [f"{FILE}::test_mul"], 9, random.Random(0))
     assert list(planted.ids.values()) == [f"{FILE}::test_mul"]

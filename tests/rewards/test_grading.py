@@ -11,6 +11,7 @@ from m2gym.core.verdict import Score
 from m2gym.core.workspace import Workspace
 from m2gym.rewards import reward
 from tests.rewards.conftest import BROKEN, FAIL_TO_PASS, FILE, FIXED, PASS_TO_PASS, Bench
+from tests.rewards.test_attacks import FORGE_REPORTS
 
 
 def evidence(verdict, name="tests-pass"):
@@ -237,3 +238,11 @@ async def test_tests_see_the_path_that_the_task_gives(bench: Bench) -> None:
     )
     bench.fail_to_pass.append(f"{FILE}::test_child")
     assert (await bench.grade({"src/calc.py": FIXED})).reward == 1.0
+
+
+async def test_without_users_and_sandbox_the_verdicts_are_the_same(bench: Bench) -> None:
+    bench.kind = "process"
+    verdict = await bench.grade({"src/calc.py": FIXED})
+    assert (verdict.reward, evidence(verdict)["users"]) == (1.0, False)
+    assert (await bench.grade()).reward == 0.0
+    assert (await bench.grade({"src/calc.py": BROKEN + FORGE_REPORTS})).status == "forged"

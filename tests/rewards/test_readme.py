@@ -21,12 +21,12 @@ PAGE = (Path(m2gym.rewards.__file__).parent / "README.md").read_text()
 def test_ones_own_reward_in_ten_lines() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
-    space: dict[str, object] = {"m2gym": m2gym}
+    space: dict[str, object] = {"m2gym": m2gym, "__name__": "somebody.rewards"}
     exec(code, space)
     task = space["task"]
     assert isinstance(task, Task)
+    spec = task.rewards[0].model_copy(update={"parameters": {}})
     with pytest.raises(InputError, match="limit"):
-        spec = task.rewards[0].model_copy(update={"parameters": {}})
         m2gym.rewards.check_rewards(task.model_copy(update={"rewards": (spec,)}))
 
 
