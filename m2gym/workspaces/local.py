@@ -253,6 +253,12 @@ class LocalWorkspace(SupervisedWorkspace):
         with contextlib.suppress(InfraError, OSError):
             self.channel.kill_everything_later()
 
+    def host_pids(self) -> list[int]:
+        """The host's ids of our own processes of a running box."""
+        if self._launched is None:
+            return []
+        return [pid for pid in (self._launched.process.pid, self._pid) if pid > 0]
+
     async def stop(self) -> None:
         """Kill and remove everything of the box; idempotent."""
         starting = self._starting

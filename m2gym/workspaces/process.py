@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import posixpath
 import signal
 import subprocess
 from pathlib import Path
@@ -69,9 +70,9 @@ class ProcessWorkspace(SupervisedWorkspace):
         return super().inside(None if cwd is None else self.outside(cwd))
 
     def outside(self, path: str) -> str:
-        for inner in (self.spec.workdir,):
-            if path == inner or path.startswith(inner + "/"):
-                return self.inner_workdir + path[len(inner) :]
+        inner, full = self.spec.workdir, posixpath.normpath(path)
+        if full == inner or full.startswith(inner + "/"):
+            return self.inner_workdir + full[len(inner) :]
         return path
 
     async def start(self) -> None:

@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -196,6 +197,11 @@ static void run_command(struct request *request, char *cwd, char **argv, char **
     }
     if (request->a >= 0 && syscall(SYS_setresuid, request->a, request->a, request->a) < 0)
         goto fail;
+    if (request->a > 0) { /* what was inheritable for process 1 is nothing to a user */
+        struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+        struct __user_cap_data_struct none_of_them[2] = {{0, 0, 0}, {0, 0, 0}};
+        if (syscall(SYS_capset, &head, none_of_them) < 0) goto fail;
+    }
     *stage = STAGE_CWD;
     if (chdir(cwd) < 0) goto fail;
     *stage = STAGE_EXEC;
@@ -331,6 +337,17 @@ static void reap(void) {
     }
 }
 
+/* At once, before the next request: a command that follows must not be caught by it. */
+static void kill_all(uint32_t id) {
+    for (int n = 0; n < 20000; n++) {
+        kill_everything();
+        reap();
+        if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD) break;
+        usleep(500);
+    }
+    send_reply(GONE, id, 0, 0, -1);
+}
+
 static void give_listener(struct request *request) {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(request->a)};
@@ -368,8 +385,7 @@ static int receive(char *buffer, int *fds, int *count, size_t *size) {
 
 static int serve(int argc, char **argv) {
     static char buffer[BUFFER];
-    int fds[MAX_FDS], count, killing_all = 0;
-    uint32_t kill_all_id = 0;
+    int fds[MAX_FDS], count;
     size_t size = 0;
     sigset_t set;
     if (argc < 7) return 2;
@@ -393,7 +409,7 @@ static int serve(int argc, char **argv) {
     close(root);
     for (;;) {
         struct pollfd waits[2] = {{channel, POLLIN, 0}, {signals, POLLIN, 0}};
-        int any = killing_all;
+        int any = 0;
         for (int n = 0; n < SLOTS && !any; n++) any = slots[n].minder && slots[n].killing;
         poll(waits, 2, any ? 1 : -1);
         if (waits[1].revents) {
@@ -422,8 +438,7 @@ static int serve(int argc, char **argv) {
                         kill(-shared[slot - slots].main, request->b);
                     break;
                 case KILLALL:
-                    killing_all = 1;
-                    kill_all_id = request->id;
+                    kill_all(request->id);
                     break;
                 case LISTEN:
                     give_listener(request);
@@ -433,14 +448,6 @@ static int serve(int argc, char **argv) {
         }
         for (int n = 0; n < SLOTS; n++)
             if (slots[n].minder && slots[n].killing) kill_below(slots[n].minder);
-        if (killing_all) {
-            kill_everything();
-            reap();
-            if (waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD) {
-                killing_all = 0;
-                send_reply(GONE, kill_all_id, 0, 0, -1);
-            }
-        }
     }
     if (getpid() != 1)
         for (int n = 0; n < 2000; n++) {

@@ -134,7 +134,6 @@ class Server:
         self.slots: dict[int, Slot] = {}
         self.free = list(range(SLOTS))
         self.shared = mmap.mmap(-1, SHARED.size * SLOTS)
-        self.killing_all: int | None = None
 
     def send(self, operation: int, number: int, a: int = 0, b: int = 0, fd: int = -1) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
@@ -155,7 +154,7 @@ class Server:
         poll.register(self.channel, select.POLLIN)
         poll.register(wake, select.POLLIN)
         while True:
-            busy = self.killing_all is not None or any(s.killing for s in self.slots.values())
+            busy = any(s.killing for s in self.slots.values())
             ready = {fd for fd, _ in poll.poll(1 if busy else None)}
             if wake in ready:
                 os.read(wake, 4096)
@@ -165,12 +164,6 @@ class Server:
             for slot in list(self.slots.values()):
                 if slot.killing:
                     kill_below(slot.minder)
-            if self.killing_all is not None:
-                self.kill_everything()
-                self.reap()
-                if not has_children():
-                    self.send(GONE, self.killing_all)
-                    self.killing_all = None
         end = time.monotonic() + 2
         while os.getpid() != 1 and time.monotonic() < end:
             kill_below(os.getpid())
@@ -209,7 +202,7 @@ class Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(main, b)
         elif operation == KILLALL:
-            self.killing_all = number
+            self.kill_all(number)
         elif operation == LISTEN:
             self.listen(number, a)
         for fd in fds:
@@ -324,6 +317,8 @@ class Server:
                 os.setresgid(gid, gid, gid)
             if uid >= 0:
                 os.setresuid(uid, uid, uid)
+            if uid > 0 and libc.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)) < 0:
+                raise OSError(ctypes.get_errno(), "capset")
             stage = STAGE_CWD
             os.chdir(cwd)
             stage = STAGE_EXEC
@@ -334,6 +329,17 @@ class Server:
         except OSError as error:
             os.write(writer, struct.pack("=ii", error.errno or 0, stage))
         os._exit(127)
+
+    def kill_all(self, number: int) -> None:
+        """At once, before the next request: a command that follows must not be caught by it."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            self.kill_everything()
+            self.reap()
+            if not has_children():
+                break
+            time.sleep(0.0005)
+        self.send(GONE, number)
 
     def kill_everything(self) -> None:
         if os.getpid() == 1:

@@ -170,7 +170,9 @@ async def test_kill_ends_everything_and_the_box_goes_on(box: Box) -> None:
 
 
 async def test_spawn_streams_both_ways(box: Box) -> None:
-    process = await box.spawn("while read line; do echo got $line; echo err $line >&2; done; exit 5")
+    process = await box.spawn(
+        "while read line; do echo got $line; echo err $line >&2; done; exit 5"
+    )
     out, err = process.stdout(), process.stderr()
     await process.write(b"one\n")
     assert await anext(out) == b"got one\n"
@@ -184,7 +186,9 @@ async def test_spawn_streams_both_ways(box: Box) -> None:
 
 
 async def test_spawn_signals_the_group_and_kills_the_tree(box: Box) -> None:
-    process = await box.spawn("trap 'echo caught; exit 9' USR1; echo up; while :; do sleep 0.05; done")
+    process = await box.spawn(
+        "trap 'echo caught; exit 9' USR1; echo up; while :; do sleep 0.05; done"
+    )
     out = process.stdout()
     assert await anext(out) == b"up\n"
     await process.signal(signal.SIGUSR1)
