@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from m2gym.core.syntax import parse_python
 from m2gym.rewards.protect import is_configuration, is_test_file
 
 MAX_FLAGS = 50
@@ -51,7 +52,7 @@ def look(files: Mapping[str, bytes], root: Path | None) -> list[dict[str, Any]]:
 
 def _python(path: str, data: bytes, known: set[bytes]) -> Iterator[dict[str, Any]]:
     try:
-        module = ast.parse(data)
+        module = parse_python(data)
     except (SyntaxError, ValueError, RecursionError):
         return
     lines = data.split(b"\n")

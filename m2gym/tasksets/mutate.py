@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from m2gym.core.errors import InputError, UnknownIdError
+from m2gym.core.syntax import parse_python
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Module:
 
     def __init__(self, source: bytes) -> None:
         self.source = source
-        self.tree = ast.parse(source)
+        self.tree = parse_python(source)
         self._lines = [0]
         for line in source.splitlines(keepends=True):
             self._lines.append(self._lines[-1] + len(line))
@@ -126,7 +127,7 @@ def mutate(source: bytes, name: str, place: int, seed: int = 0) -> bytes:
     choice = random.Random(seed).choice(where.choices)
     mutated = source[: where.start] + choice + source[where.end :]
     try:
-        ast.parse(mutated)
+        parse_python(mutated)
     except SyntaxError as error:
         raise InputError(
             f"operator {name!r} at place {place} breaks the syntax: {error}"
