@@ -184,7 +184,7 @@ def test_shaping_adds_what_ends_as_the_potential_of_the_start():
     env.close()
 
 
-@pytest.mark.parametrize("id", ["tiny"])
+@pytest.mark.parametrize("id", ["tiny", *m2gym.list_envs()])
 def test_gymnasium_finds_nothing_to_complain_about(id):
     tiny.register()
     env = gymnasium.make(f"m2gym/{id}-v0").unwrapped
