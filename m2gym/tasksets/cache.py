@@ -24,7 +24,7 @@ from m2gym.core.errors import DownloadError, InfraError
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``; the library prints nothing by itself."""
 
-MANIFEST = "manifest.json"
+MANIFEST = "files.json"
 FILES = "files"
 
 
@@ -150,40 +150,56 @@ class Cache:
             build(scratch / FILES)
             scratch.chmod(0o755)
             (scratch / FILES).chmod(0o755)
-            manifest = json.dumps(tree_digest(scratch / FILES), indent=0, sort_keys=True)
+            files = {
+                path: [digest, *_stamp(scratch / FILES / path)]
+                for path, digest in tree_digest(scratch / FILES).items()
+            }
+            manifest = json.dumps(files, indent=0, sort_keys=True)
             (scratch / MANIFEST).write_text(manifest, encoding="utf-8")
             entry.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(entry, ignore_errors=True)
             scratch.rename(entry)
 
     def _check(self, entry: Path) -> None:
+        """Hash what is not, by size, mode and time, exactly as it was built."""
+        root = entry / FILES
         expected = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-        found = tree_digest(entry / FILES) if (entry / FILES).is_dir() else {}
-        if found != expected:
-            names = sorted(
-                name
-                for name in {*expected, *found}
-                if found.get(name, "absent") != expected.get(name, "absent")
-            )
+        present = set(_walk(root))
+        damaged = present ^ expected.keys()
+        for path in present & expected.keys():
+            digest, *stamp = expected[path]
+            if _stamp(root / path) != stamp and _digest(root / path) != digest:
+                damaged.add(path)
+        if damaged:
             raise InfraError(
-                f"the cached folder {entry} is damaged: {len(names)} files differ from its "
-                f"manifest, first {names[0]!r}; delete it (rm -r {entry}) and run again"
+                f"the cached folder {entry} is damaged: {len(damaged)} files differ from its "
+                f"manifest, first {min(damaged)!r}; delete it (rm -r {entry}) and run again"
             )
 
 
 def tree_digest(root: Path) -> dict[str, str]:
     """Path relative to ``root`` → mode and SHA-256 of a file, or the target of a link."""
-    digest: dict[str, str] = {}
+    return {path: _digest(root / path) for path in _walk(root)}
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Relative paths of all files and of links to files."""
+    base = len(str(root)) + 1
     for folder, _, files in os.walk(root):
         for name in files:
-            path = Path(folder, name)
-            relative = path.relative_to(root).as_posix()
-            if path.is_symlink():
-                digest[relative] = f"-> {path.readlink()}"
-            else:
-                executable = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
-                digest[relative] = executable + hashlib.sha256(path.read_bytes()).hexdigest()
-    return digest
+            yield f"{folder}/{name}"[base:]
+
+
+def _digest(path: Path) -> str:
+    if path.is_symlink():
+        return f"-> {path.readlink()}"
+    executable = "x" if path.stat().st_mode & stat.S_IXUSR else "-"
+    return executable + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.lstat()
+    return [status.st_size, status.st_mode, status.st_mtime_ns]
 
 
 @contextmanager

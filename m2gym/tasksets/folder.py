@@ -16,13 +16,13 @@ from pathlib import Path
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import PreparedTask, Reference, RewardSpec, Split, Task, WorkspaceSpec
 from m2gym.rewards.script import HIDDEN, LINKS, PLACE
-from m2gym.tasksets.cache import Cache, key_of, tree_digest
+from m2gym.tasksets.cache import Cache, Progress, key_of, silent, tree_digest
 from m2gym.tasksets.dockerfile import Build, read_dockerfile
 from m2gym.tasksets.harbor import Settings, read_settings
 from m2gym.tasksets.measure import pack
-from m2gym.tasksets.memory import copied, copy
+from m2gym.tasksets.memory import copied, copy, pytest_box
 
-_TESTS_PARAMETERS = ("fail_to_pass", "pass_to_pass", "command", "test_files", "timeout", "python")
+_PARAMETERS = ("fail_to_pass", "pass_to_pass", "command", "test_files", "timeout", "python")
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class _Folder:
 class FolderTaskset:
     """The Harbor tasks below ``path``, by folder name; all are read (and refused) at once.
 
-    ``rewards`` replaces the task's own script; parameters of ``tests-pass`` and
-    ``tests-fraction`` are then taken from the task's ``[metadata]``. A ``split`` there puts a task
-    in one split; without it the task is in both.
+    A task is judged by its script ``tests/test.sh`` or, where its ``[metadata]`` names
+    ``fail_to_pass`` tests, by ``tests-pass`` over the tests in ``tests``. A ``split`` there puts a
+    task in one split; without it the task is in both.
 
     Raises:
         InputError: a folder or field cannot be used; the message names it.
@@ -49,21 +49,22 @@ class FolderTaskset:
         path: str | Path,
         name: str | None = None,
         *,
-        rewards: Sequence[RewardSpec] = (),
         cache: Cache | None = None,
+        progress: Progress = silent,
     ) -> None:
         root = Path(path)
         if not root.is_dir():
             raise InputError(f"expected a folder of tasks, {str(path)!r} is none")
         self.name = name or root.resolve().name
         self.cache = cache or Cache()
+        self.progress = progress
         found = [root] if (root / "task.toml").exists() else sorted(_below(root))
         if not found:
             raise InputError(f"no task.toml in {str(path)!r} or in the folders below it")
         self._folders: dict[str, _Folder] = {}
         for folder in found:
             task_id = folder.resolve().name if folder == root else str(folder.relative_to(root))
-            self._folders[task_id] = _read(folder, task_id, rewards)
+            self._folders[task_id] = _read(folder, task_id)
 
     def ids(self, split: Split) -> Sequence[str]:
         """Ids of one split, in alphabetical order."""
@@ -87,15 +88,18 @@ class FolderTaskset:
         """The task's files, copied into the cache by content."""
         self.task(task.id)
         folder = self._folders[task.id]
+        workdir = folder.build.workdir
+        mounts, env = pytest_box(task, workdir, self.cache, self.progress)
         spec = WorkspaceSpec(
             root=self._root(folder),
-            workdir=folder.build.workdir,
+            workdir=workdir,
+            mounts=mounts,
             links=dict(LINKS),
-            env={**folder.build.env, **task.env},
+            env={**env, **folder.build.env, **task.env},
             network=task.network,
             limits=task.limits,
         )
-        return PreparedTask(task, spec, self._hidden(folder), _reference(folder))
+        return PreparedTask(task, spec, self._hidden(folder, task), _reference(folder))
 
     def _root(self, folder: _Folder) -> Path | None:
         if not folder.build.copies:
@@ -107,12 +111,10 @@ class FolderTaskset:
         targets = [target for _, target in folder.build.copies]
         return self.cache.folder("files", key_of("build", digests, targets), folder.build.make)
 
-    def _hidden(self, folder: _Folder) -> Path:
+    def _hidden(self, folder: _Folder, task: Task) -> Path:
         tests = copied(self.cache, folder.path / "tests")
-        if any(spec.name == "test-script" for spec in folder.task.rewards):
-            inner = f"{HIDDEN}/tests"
-        else:
-            inner = "tests"
+        script = any(spec.name == "test-script" for spec in task.rewards)
+        inner = f"{HIDDEN}/tests" if script else "tests"
 
         def build(target: Path) -> None:
             (target / inner).parent.mkdir(parents=True, exist_ok=True)
@@ -125,24 +127,16 @@ def _below(root: Path) -> list[Path]:
     return [p.parent for depth in ("*", "*/*", "*/*/*") for p in root.glob(f"{depth}/task.toml")]
 
 
-def _read(folder: Path, task_id: str, rewards: Sequence[RewardSpec]) -> _Folder:
+def _read(folder: Path, task_id: str) -> _Folder:
     settings = read_settings(folder / "task.toml")
     for needed in ("instruction.md", "tests"):
         if not (folder / needed).exists():
             raise InputError(f"{folder}: a task folder holds {needed}, this one does not")
-    if not rewards and not (folder / "tests" / "test.sh").exists():
-        raise InputError(f"{folder}: a task folder holds tests/test.sh, this one does not")
     build = read_dockerfile(folder / "environment", settings.workdir)
-    chosen = tuple(_with_parameters(spec, settings) for spec in rewards) or (
-        RewardSpec(
-            name="test-script",
-            parameters={"env": settings.verifier_env, "timeout": settings.limits.grade_seconds},
-        ),
-    )
     task = Task(
         id=task_id,
         instruction=(folder / "instruction.md").read_text(encoding="utf-8"),
-        rewards=chosen,
+        rewards=(_reward(folder, settings),),
         limits=settings.limits,
         network=settings.network,
         env=settings.env,
@@ -151,11 +145,16 @@ def _read(folder: Path, task_id: str, rewards: Sequence[RewardSpec]) -> _Folder:
     return _Folder(folder, settings, build, task)
 
 
-def _with_parameters(spec: RewardSpec, settings: Settings) -> RewardSpec:
-    if spec.name not in ("tests-pass", "tests-fraction"):
-        return spec
-    own = {k: settings.metadata[k] for k in _TESTS_PARAMETERS if k in settings.metadata}
-    return spec.model_copy(update={"parameters": {**own, **spec.parameters}})
+def _reward(folder: Path, settings: Settings) -> RewardSpec:
+    if "fail_to_pass" in settings.metadata:
+        own = {k: settings.metadata[k] for k in _PARAMETERS if k in settings.metadata}
+        return RewardSpec(name="tests-pass", parameters={"pass_to_pass": [], **own})
+    if not (folder / "tests" / "test.sh").exists():
+        raise InputError(
+            f"{folder}: expected tests/test.sh, or fail_to_pass in the [metadata] of task.toml"
+        )
+    parameters = {"env": settings.verifier_env, "timeout": settings.limits.grade_seconds}
+    return RewardSpec(name="test-script", parameters=parameters)
 
 
 def _reference(folder: _Folder) -> Reference | None:

@@ -73,7 +73,7 @@ class ListTaskset:
         hidden = task.metadata.get("hidden")
         root = None if task.files is None else self._folder(task.id, "files", task.files)
         laid_over = None if hidden is None else self._folder(task.id, "hidden", hidden)
-        mounts, env = self._pytest(task)
+        mounts, env = pytest_box(task, WORKDIR, self.cache, self.progress)
         spec = WorkspaceSpec(
             root=root,
             workdir=WORKDIR,
@@ -83,14 +83,6 @@ class ListTaskset:
             limits=task.limits,
         )
         return PreparedTask(task, spec, laid_over, None)
-
-    def _pytest(self, task: Task) -> tuple[tuple[Mount, ...], dict[str, str]]:
-        if not any(spec.name in ("tests-pass", "tests-fraction") for spec in task.rewards):
-            return (), {}
-        table = pinned()
-        packages = site.site_folder([table[n] for n in PYTEST], self.cache, self.progress)
-        mounts = [*site.interpreter_mounts(), Mount(source=packages, target=site.TARGET)]
-        return tuple(mounts), site.box_environment([WORKDIR])
 
     def _folder(self, task_id: str, what: str, files: Any) -> Path:
         where = f"task {task_id!r}: {what}"
@@ -123,6 +115,18 @@ class ListTaskset:
         copy = copied(self.cache, source)
         self._seen[str(source)] = (state, copy)
         return copy
+
+
+def pytest_box(
+    task: Task, workdir: str, cache: Cache, progress: Progress = silent
+) -> tuple[tuple[Mount, ...], dict[str, str]]:
+    """Mounts and variables with which a task judged by pytest finds it; none for other tasks."""
+    if not any(spec.name in ("tests-pass", "tests-fraction") for spec in task.rewards):
+        return (), {}
+    table = pinned()
+    packages = site.site_folder([table[name] for name in PYTEST], cache, progress)
+    mounts = (*site.interpreter_mounts(), Mount(source=packages, target=site.TARGET))
+    return mounts, site.box_environment([workdir])
 
 
 def copied(cache: Cache, source: Path) -> Path:

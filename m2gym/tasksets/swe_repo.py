@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from m2gym.core.errors import UnknownIdError
 from m2gym.core.task import PreparedTask, Split, Task
 from m2gym.tasksets.cache import Cache, Progress, silent
-from m2gym.tasksets.recipe import Recipe, data, green_tests, load
-from m2gym.tasksets.repository import Repository, build_repository, prepare_task
+from m2gym.tasksets.fetch import RegistryFile, fetch
+from m2gym.tasksets.recipe import Recipe, data, green_tests, load, pinned
+from m2gym.tasksets.repository import PYTEST, Repository, build_repository, prepare_task
 
 
 class SweRepo:
@@ -53,6 +54,19 @@ class SweRepo:
         if task_id not in recipes():
             raise UnknownIdError("task of swe-repo", task_id, recipes())
         return recipes()[task_id]
+
+    def prefetch(self, task_ids: Iterable[str]) -> None:
+        """Fetch what many tasks need with one start of pip; `prepare` would do it one by one.
+
+        Raises:
+            DownloadError: a file is not to be had, or came with another hash.
+        """
+        wanted: dict[str, RegistryFile] = {}
+        for recipe in map(self.recipe, task_ids):
+            needed = (pinned()[name] for name in (*PYTEST, *recipe.requires))
+            releases = (file for file in (recipe.source, recipe.fixed) if file is not None)
+            wanted |= {file.sha256: file for file in (*needed, *releases)}
+        fetch(list(wanted.values()), self.cache, self.progress)
 
     def prepare(self, task: Task) -> PreparedTask:
         """The task's files at hand: fetched and built the first time, then milliseconds.

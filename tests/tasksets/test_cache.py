@@ -124,3 +124,12 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_keys_depend_on_every_part() -> None:
     assert key_of("a", 1) == key_of("a", 1)
     assert len({key_of("a", 1), key_of("a", 2), key_of("b", 1), key_of("a", "1")}) == 4
+
+
+def test_a_file_touched_but_unchanged_is_not_damaged(cache: Cache) -> None:
+    def build(target: Path) -> None:
+        (target / "a").write_text("1")
+
+    folder = cache.folder("kind", "k" * 64, build)
+    (folder / "a").touch()
+    assert Cache(cache.root).folder("kind", "k" * 64, build) == folder

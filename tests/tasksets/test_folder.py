@@ -226,20 +226,26 @@ def test_a_folder_without_tasks_is_refused(tmp_path: Path) -> None:
         FolderTaskset(tmp_path / "absent")
 
 
-def test_other_rewards_take_their_parameters_from_the_metadata(
-    tmp_path: Path, cache: Cache
+async def test_tests_named_in_the_metadata_are_the_reward(
+    registry: None, real_cache: Cache, tmp_path: Path, make_box: MakeBox
 ) -> None:
-    metadata = 'fail_to_pass = ["tests/test_a.py::test_a"]\npass_to_pass = []'
+    metadata = 'fail_to_pass = ["tests/test_a.py::test_a"]'
     folder = harbor(
         tmp_path / "t",
         TOML.replace('difficulty = "easy"', metadata),
-        **{"tests/test_a.py": "def test_a(): pass\n"},
+        **{
+            "tests/test_a.py": "def test_a(): assert open('out.txt').read() == 'hello world\\n'\n",
+        },
     )
-    spec = RewardSpec(name="tests-pass", weight=0.5)
-    taskset = FolderTaskset(folder, rewards=[spec], cache=cache)
-    [chosen] = taskset.task("t").rewards
-    assert chosen.weight == 0.5
-    assert chosen.parameters["fail_to_pass"] == ["tests/test_a.py::test_a"]
-    hidden = taskset.prepare(taskset.task("t")).hidden
-    assert hidden is not None
-    assert (hidden / "tests/test_a.py").exists()
+    (folder / "tests/test.sh").unlink()
+    taskset = FolderTaskset(folder, cache=real_cache)
+    task = taskset.task("t")
+    assert task.rewards == (
+        RewardSpec(
+            name="tests-pass",
+            parameters={"fail_to_pass": ["tests/test_a.py::test_a"], "pass_to_pass": []},
+        ),
+    )
+    prepared = taskset.prepare(task)
+    assert await verdicts(prepared, make_box, gold=True, runs=1) == [1.0]
+    assert await verdicts(prepared, make_box, gold=False, runs=1) == [0.0]

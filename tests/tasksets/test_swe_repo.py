@@ -206,6 +206,16 @@ def test_a_cached_task_needs_no_archive_and_no_index(
     assert again.reference == first.reference
 
 
+def test_files_of_many_tasks_are_fetched_at_once(registry: None, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    taskset = SweRepo(tmp_path, lambda *step: told.append(step))
+    taskset.prefetch(["parse-1.20.2-8afbce", "pathspec-0.12.1"])
+    assert told[-1][1:] == (7, 7)
+    told.clear()
+    taskset.prepare(taskset.task("pathspec-0.12.1"))
+    assert not [what for what, _, _ in told if what.startswith("fetch")]
+
+
 def test_the_tree_is_the_same_wherever_it_is_built(taskset: SweRepo, tmp_path: Path) -> None:
     first = taskset.prepare(taskset.task(QUICK[0])).workspace.root
     other = Cache(tmp_path)
