@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-call"
 """Check and time every kernel beside its peers on this GPU: ``python -m m2gym.kernels.bench``.
 
 Times are medians over CUDA events after a warm-up. Useful TFLOP/s count the products a model
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import random
 import sys
@@ -23,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from m2gym.kernels import reference
 from m2gym.kernels.experts import experts
 from m2gym.kernels.logprobs import Cispo, policy_loss, token_logprobs
-from m2gym.kernels.tree_attention import tree_attention
+from m2gym.kernels.tree_attention import LARGE, tree_attention
 from m2gym.kernels.tune import balanced, tune
 
 Row = dict[str, Any]
@@ -41,7 +43,7 @@ def median_ms(call: Callable[[], Any], seconds: float = 0.4) -> float:
     call()
     torch.cuda.synchronize()
     times: list[float] = []
-    while sum(times) < seconds * 1e3 and len(times) < 100 or len(times) < 3:
+    while len(times) < 3 or (sum(times) < seconds * 1e3 and len(times) < 100):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
@@ -128,7 +130,8 @@ def _grouped_mm(shape: tuple[int, int, int, int]) -> Callable[..., torch.Tensor]
             gate_up_proj=gate_up, down_proj=down, act_fn=torch.nn.functional.silu,
         )  # fmt: skip
         module._apply_gate = lambda both: moe._default_apply_gate(module, both)
-        out: torch.Tensor = moe.grouped_mm_experts_forward(module, x, ids, weights)
+        peer: Callable[..., torch.Tensor] = moe.grouped_mm_experts_forward
+        out = peer(module, x, ids, weights)
         return out
 
     return call
@@ -163,33 +166,36 @@ def bench_experts() -> Iterator[Row]:
              (M2, 16384, "zipf"), (M2, 65536, "balanced"), (M2, 65536, "zipf"),
              (QWEN3_30B, 16384, "balanced"), (QWEN3_30B, 16384, "zipf")]  # fmt: skip
     for shape, tokens, load in cases:
-        hidden, inner, _, top_k = shape
-        inputs = _experts_inputs(shape, tokens, load)
-        leaves = [x for x in inputs if x.requires_grad]
-        flops = 6.0 * tokens * top_k * hidden * inner
-        upstream = torch.randn_like(inputs[0])
-        name = "M2" if shape is M2 else "Qwen3-30B-A3B"
-        for how, call in (("ours", experts), ("grouped_mm", _grouped_mm(shape))):
-
-            def forward(call: Callable[..., torch.Tensor] = call) -> None:
-                with torch.no_grad():
-                    call(*inputs)
-
-            def both(call: Callable[..., torch.Tensor] = call) -> None:
-                for leaf in leaves:
-                    leaf.grad = None
-                call(*inputs).backward(upstream)
-
-            work = f"experts {name}, {tokens:,} tokens, {load}"
-            yield row(f"{work}, forward", how, median_ms(forward), flops, gb=extra_gb(forward))
-            if tokens > 256:
-                yield row(
-                    f"{work}, forward+backward", how, median_ms(both, 0.8), 3 * flops,
-                    gb=extra_gb(both, leaves),
-                )  # fmt: skip
-        del inputs, leaves, upstream
+        yield from _time_experts(shape, tokens, load)
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _time_experts(shape: tuple[int, int, int, int], tokens: int, load: str) -> Iterator[Row]:
+    hidden, inner, _, top_k = shape
+    inputs = _experts_inputs(shape, tokens, load)
+    leaves = [x for x in inputs if x.requires_grad]
+    flops = 6.0 * tokens * top_k * hidden * inner
+    upstream = torch.randn_like(inputs[0])
+    name = "M2" if shape is M2 else "Qwen3-30B-A3B"
+    for how, call in (("ours", experts), ("grouped_mm", _grouped_mm(shape))):
+
+        def forward(call: Callable[..., torch.Tensor] = call) -> None:
+            with torch.no_grad():
+                call(*inputs)
+
+        def both(call: Callable[..., torch.Tensor] = call) -> None:
+            for leaf in leaves:
+                leaf.grad = None
+            call(*inputs).backward(upstream)
+
+        work = f"experts {name}, {tokens:,} tokens, {load}"
+        yield row(f"{work}, forward", how, median_ms(forward), flops, gb=extra_gb(forward))
+        if tokens > 256:
+            yield row(
+                f"{work}, forward+backward", how, median_ms(both, 0.8), 3 * flops,
+                gb=extra_gb(both, leaves),
+            )  # fmt: skip
 
 
 def _plain_logprobs(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -231,7 +237,7 @@ def bench_logprobs() -> Iterator[Row]:
     def chunked() -> None:
         h.grad = w.grad = None
         total = torch.zeros((), device="cuda")
-        for part, t in zip(h.split(2048), targets.split(2048), strict=True):
+        for part, t in zip(torch.split(h, 2048), torch.split(targets, 2048), strict=True):
             value: Any = checkpoint(_plain_logprobs, part, w, t, use_reentrant=False)
             total = total + value.sum()
         total.backward()
@@ -252,6 +258,7 @@ def bench_logprobs() -> Iterator[Row]:
         "ours, policy loss, dW fp32": ours(torch.float32),
         "ours, policy loss, dW bf16": ours(torch.bfloat16),
         "ours, policy loss, dW bf16, 2,048 rows": ours(torch.bfloat16, 2048),
+        "ours, policy loss, dW fp32, 2,816 rows": ours(torch.float32, 2816),
         "ours, any loss (logits twice)": again,
         "torch, chunks of 2,048 with checkpoint": chunked,
         "torch, plain": plain_all,
@@ -274,7 +281,9 @@ def prefix_tree(prefix: int, branches: int, length: int) -> tuple[list[int], lis
 def turns_tree(nodes: int, seed: int = 0) -> tuple[list[int], list[int]]:
     """A multi-turn tree: nodes of 64 to 512 tokens, 16 deep at most, branching anywhere."""
     rng = random.Random(seed)
-    starts, parents, chain = [0], [], []
+    starts: list[int] = [0]
+    parents: list[int] = []
+    chain: list[int] = []
     for node in range(nodes):
         if len(chain) >= 16 or (chain and rng.random() < 0.4):
             del chain[rng.randint(1, len(chain)) :]
@@ -293,7 +302,7 @@ def _flex(starts: list[int], parents: list[int]) -> Callable[..., torch.Tensor]:
     for node in range(count - 1, -1, -1):
         if parents[node] >= 0:
             after[parents[node]] = max(after[parents[node]], after[node])
-    sizes = torch.tensor([b - a for a, b in zip(starts, starts[1:], strict=False)])
+    sizes = torch.tensor([b - a for a, b in itertools.pairwise(starts)])
     ends = torch.tensor([starts[a] for a in after]).repeat_interleave(sizes).cuda()
 
     def sees(b: Any, h: Any, q: Any, k: Any) -> Any:
@@ -306,44 +315,43 @@ def _flex(starts: list[int], parents: list[int]) -> Callable[..., torch.Tensor]:
     def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         out: Any = compiled(q, k, v, block_mask=mask, enable_gqa=True)
-        return out[0].transpose(0, 1)
+        attended: torch.Tensor = out[0].transpose(0, 1)
+        return attended
 
     return call
 
 
-def bench_tree(peers: bool = True) -> Iterator[Row]:
-    trees = {name: prefix_tree(*sizes) for name, sizes in TREES.items()}
-    trees["256 turns of 64–512"] = turns_tree(256)
-    small = turns_tree(24)
-    yield from _check_tree(*small)
-    for name, (starts, parents) in trees.items():
-        total = starts[-1]
-        q, k, v = (
-            torch.randn(total, n, 128, device="cuda").bfloat16().requires_grad_()
-            for n in (48, 8, 8)
-        )
-        upstream = torch.randn_like(q)
-        flops = 14.0 * 48 * 128 * _pairs(starts, parents)
-        calls: dict[str, Callable[..., torch.Tensor]] = {
-            f"ours, large {large:,}": (
-                lambda q, k, v, large=large: tree_attention(q, k, v, starts, parents, large=large)
-            )
-            for large in ((2**21, 2**23) if "turns" in name else (2**21,))
-        }
-        if "turns" in name:
-            calls["ours, all in shared calls"] = lambda q, k, v: tree_attention(
-                q, k, v, starts, parents, large=2**62
-            )
-        if peers:
-            calls["FlexAttention"] = _flex(starts, parents)
-        for how, call in calls.items():
+def bench_tree() -> Iterator[Row]:
+    yield from _check_tree(*turns_tree(24))
+    for name, sizes in TREES.items():
+        yield from _time_tree(name, *prefix_tree(*sizes), large=(LARGE,))
+    larges = (2**17, 2**19, LARGE, 2**62)
+    yield from _time_tree("256 turns of 64–512", *turns_tree(256), large=larges)
 
-            def both(call: Callable[..., torch.Tensor] = call) -> None:
-                q.grad = k.grad = v.grad = None
-                call(q, k, v).backward(upstream)
 
-            ms = median_ms(both, 0.6)
-            yield row(f"tree attention, {name}", how, ms, flops, gb=extra_gb(both, [q, k, v]))
+def _time_tree(
+    name: str, starts: list[int], parents: list[int], large: Sequence[int]
+) -> Iterator[Row]:
+    total = starts[-1]
+    q, k, v = (
+        torch.randn(total, n, 128, device="cuda").bfloat16().requires_grad_() for n in (48, 8, 8)
+    )
+    upstream = torch.randn_like(q)
+    flops = 14.0 * 48 * 128 * _pairs(starts, parents)
+
+    def ours(bound: int) -> Callable[..., torch.Tensor]:
+        return lambda q, k, v: tree_attention(q, k, v, starts, parents, large=bound)
+
+    calls = {f"ours, alone from {bound:,}": ours(bound) for bound in large}
+    calls["FlexAttention"] = _flex(starts, parents)
+    for how, call in calls.items():
+
+        def both(call: Callable[..., torch.Tensor] = call) -> None:
+            q.grad = k.grad = v.grad = None
+            call(q, k, v).backward(upstream)
+
+        ms = median_ms(both, 0.6)
+        yield row(f"tree attention, {name}", how, ms, flops, gb=extra_gb(both, [q, k, v]))
 
 
 def _pairs(starts: list[int], parents: list[int]) -> int:
@@ -362,12 +370,12 @@ def _check_tree(starts: list[int], parents: list[int]) -> Iterator[Row]:
     mask = reference.tree_mask(starts, parents).cuda()
     inputs = [torch.randn(starts[-1], n, 128, device="cuda").bfloat16() for n in (6, 2, 2)]
     truth = [x.double().requires_grad_() for x in inputs]
-    want = reference.attention(*truth, mask, 128**-0.5)
+    want = reference.attention(truth[0], truth[1], truth[2], mask, 128**-0.5)
     upstream = torch.randn_like(want)
     want.backward(upstream)
     for large in (1, 2**18, 2**62):
         mine = [x.clone().requires_grad_() for x in inputs]
-        out = tree_attention(*mine, starts, parents, large=large)
+        out = tree_attention(mine[0], mine[1], mine[2], starts, parents, large=large)
         out.backward(upstream.to(out.dtype))
         errors = {"out": relative(out, want)}
         for name, a, b in zip(("d_query", "d_key", "d_value"), mine, truth, strict=True):
@@ -387,13 +395,16 @@ def bench_layer() -> Iterator[Row]:
     from m2gym.kernels.register import register
 
     register()
-    for how in ("m2_triton", "grouped_mm"):
+    for how, attention in (
+        ("m2_triton", "m2_tree"), ("m2_triton", "sdpa"), ("grouped_mm", "sdpa"),
+        ("grouped_mm", "m2_tree"),
+    ):  # fmt: skip
         config = MiniMaxM2Config(
             hidden_size=3072, intermediate_size=1536, num_local_experts=256,
             num_experts_per_tok=8, num_attention_heads=48, num_key_value_heads=8, head_dim=128,
             num_hidden_layers=1, vocab_size=256, bos_token_id=1, eos_token_id=2,
         )  # fmt: skip
-        config._attn_implementation = "sdpa"
+        config._attn_implementation = attention
         config._experts_implementation = how
         torch.set_default_dtype(torch.bfloat16)
         with torch.device("cuda"):
@@ -402,21 +413,24 @@ def bench_layer() -> Iterator[Row]:
         torch.set_default_dtype(torch.float32)
         for p in layer.parameters():
             torch.nn.init.normal_(p, std=0.02) if p.dim() > 1 else torch.nn.init.ones_(p)
-        x = torch.randn(4, 4096, 3072, device="cuda").bfloat16().requires_grad_()
-        where = rope(x, torch.arange(4096, device="cuda")[None])
+        trees = attention == "m2_tree"
+        x = torch.randn(1 if trees else 4, 16384 if trees else 4096, 3072, device="cuda")
+        x = x.bfloat16().requires_grad_()
+        where = rope(x, (torch.arange(x.shape[1], device="cuda") % 4096)[None])
+        four = {"tree": (list(range(0, 16385, 4096)), [-1] * 4)} if trees else {}
         upstream = torch.randn_like(x)
 
         def both(
             layer: Any = layer, x: torch.Tensor = x, where: Any = where,
-            upstream: torch.Tensor = upstream,
+            upstream: torch.Tensor = upstream, four: Any = four,
         ) -> None:  # fmt: skip
             layer.zero_grad(set_to_none=True)
             x.grad = None
-            out = layer(x, position_embeddings=where, attention_mask=None)
+            out = layer(x, position_embeddings=where, attention_mask=None, **four)
             (out[0] if isinstance(out, tuple) else out).backward(upstream)
 
         leaves = [x, *layer.parameters()]
-        yield row("whole M2 layer, 4 × 4,096, forward+backward", how, median_ms(both, 0.8),
+        yield row("whole M2 layer, 4 × 4,096, forward+backward", f"{how}, {attention}", median_ms(both, 0.8),
                   gb=extra_gb(both, leaves))  # fmt: skip
         del layer, x, both, leaves, upstream
         gc.collect()

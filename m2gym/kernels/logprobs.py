@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 """Token log-probabilities over a large vocabulary, whose logits are never kept.
 
-Rows are taken in chunks. A chunk's logits come in fp32 from operands of any type (M1's fp32
-head, arXiv 2506.13585), one kernel turns them into log-probabilities, entropies and, in place,
-the logits' gradient:
+Rows are taken in chunks, and a chunk in parts. A part's logits come in fp32 from operands of any
+type (M1's fp32 head, arXiv 2506.13585); one kernel turns them into log-probabilities, entropies
+and the logits' gradient in the operands' type, which a chunk collects for its two products:
 
     d loss / d z_v = c · (1[v = target] − p_v) + e · p_v · (log p_v + entropy)
 
@@ -25,8 +25,11 @@ import triton.language as tl
 from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 
 _KERNEL = "logprobs"
-# The project's choice: rows of a chunk hold fp32 logits of about this many bytes.
-CHUNK_BYTES = 850 * 2**20
+# The project's choices: what a chunk's gradient and a part's fp32 logits may take together, and
+# the rows of a part. For M2's vocabulary that is 1,408 rows a chunk: 11 × 12 tiles of 128 × 256
+# in the gradient of the hidden states, exactly one for each of Hopper's 132 multiprocessors.
+CHUNK_BYTES = 990_000_000
+PART_ROWS = 512
 _GIVEN, _CISPO, _PPO = 0, 1, 2
 
 
@@ -66,6 +69,7 @@ class PolicyLoss:
 @triton.jit
 def _rows_kernel(
     logits,
+    gradient,
     targets,
     first,
     advantages,
@@ -85,8 +89,6 @@ def _rows_kernel(
     OBJECTIVE: tl.constexpr,
     GRADIENT: tl.constexpr,
     HAS_ENTROPY_SLOPE: tl.constexpr,
-    OUT: tl.constexpr,
-    HALF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     line = tl.program_id(0)
@@ -94,25 +96,22 @@ def _rows_kernel(
     z = logits + line.to(tl.int64) * size
     target = tl.load(targets + row)
     live = target != ignore
-    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    top = tl.max(tl.full([16], float("-inf"), tl.float32), axis=0)
     total = tl.zeros([BLOCK], tl.float32)
     mean = tl.zeros([BLOCK], tl.float32)
     for start in range(0, size, BLOCK):
         cols = start + tl.arange(0, BLOCK)
         x = tl.load(z + cols, mask=cols < size, other=float("-inf")) * inverse_temperature
-        new = tl.maximum(top, x, propagate_nan=tl.PropagateNan.ALL)
-        # A column that has seen nothing has top = -inf, and -inf - -inf is no number.
-        safe = tl.where(new == float("-inf"), 0.0, new)
-        shrink = tl.exp(top - safe)
-        part = tl.exp(x - safe)
+        new = tl.maximum(top, tl.max(x, axis=0))
+        shrink = tl.exp(top - new)
+        part = tl.exp(x - new)
         total = total * shrink + part
-        mean = mean * shrink + tl.where(x == float("-inf"), 0.0, part * x)
+        # exp(-inf) · -inf is no number; a NaN logit reaches the row through ``total``.
+        mean = mean * shrink + tl.where(part > 0.0, part * x, 0.0)
         top = new
-    peak = tl.max(top, axis=0)
-    shrink = tl.exp(top - peak)
-    norm = tl.sum(total * shrink, axis=0)
-    lse = peak + tl.log(norm)
-    entropy = lse - tl.sum(mean * shrink, axis=0) / norm
+    norm = tl.sum(total, axis=0)
+    lse = top + tl.log(norm)
+    entropy = lse - tl.sum(mean, axis=0) / norm
     picked = tl.load(z + tl.where(live, target, 0)) * inverse_temperature
     logp = picked - lse
     tl.store(logprobs + row, tl.where(live, logp, 0.0))
@@ -141,9 +140,7 @@ def _rows_kernel(
             entropy_slope = -entropy_coefficient * scale
         slope = tl.where(live, slope, 0.0) * inverse_temperature
         entropy_slope = tl.where(live, entropy_slope, 0.0) * inverse_temperature
-        # In 16 bits the gradient overwrites the first half of its own row: block b's values go
-        # to bytes read by block b // 2, so all threads must be past that read.
-        g = logits.to(tl.pointer_type(OUT)) + line.to(tl.int64) * size * (2 if HALF else 1)
+        g = gradient + line.to(tl.int64) * size
         for start in range(0, size, BLOCK):
             cols = start + tl.arange(0, BLOCK)
             x = tl.load(z + cols, mask=cols < size, other=float("-inf")) * inverse_temperature
@@ -152,12 +149,7 @@ def _rows_kernel(
             d = tl.where(cols == target, slope, 0.0) - slope * p
             if OBJECTIVE != 0 or HAS_ENTROPY_SLOPE:
                 d -= entropy_slope * tl.where(p > 0.0, p * (logs + entropy), 0.0)
-            if HALF:
-                tl.debug_barrier()
-            tl.store(g + cols, d.to(OUT), mask=cols < size)
-
-
-_TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+            tl.store(g + cols, d.to(gradient.dtype.element_ty), mask=cols < size)
 
 
 @dataclass(frozen=True)
@@ -171,20 +163,25 @@ class _Call:
     ignore: int
     chunk: int
 
-    def chunks(self) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """First row, last row and fp32 logits of every chunk, in one buffer used again."""
+    def parts(self, rows: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """First row, last row and fp32 logits of every part, in one buffer used again.
+
+        No part crosses a multiple of ``rows``.
+        """
         tokens, vocabulary = self.hidden.shape[0], self.weight.shape[0]
-        rows = min(self.chunk, tokens)
+        most = min(rows, PART_ROWS, tokens)
         device = self.hidden.device
-        buffer = torch.empty(rows, vocabulary, dtype=torch.float32, device=device)
-        for first in range(0, tokens, rows):
-            last = min(first + rows, tokens)
-            logits, part = buffer[: last - first], self.hidden[first:last]
-            if device.type == "cuda" and part.dtype != torch.float32:
-                torch.mm(part, self.weight.T, out_dtype=torch.float32, out=logits)
-            else:
-                torch.mm(part.float(), self.weight.float().T, out=logits)
-            yield first, last, logits
+        buffer = torch.empty(most, vocabulary, dtype=torch.float32, device=device)
+        for start in range(0, tokens, rows):
+            end = min(start + rows, tokens)
+            for first in range(start, end, most):
+                last = min(first + most, end)
+                logits, part = buffer[: last - first], self.hidden[first:last]
+                if device.type == "cuda" and part.dtype != torch.float32:
+                    torch.mm(part, self.weight.T, out_dtype=torch.float32, out=logits)
+                else:
+                    torch.mm(part.float(), self.weight.float().T, out=logits)
+                yield first, last, logits
 
 
 def _launch(
@@ -196,17 +193,16 @@ def _launch(
     objective: int = _GIVEN,
     scalars: tuple[float, float, float] = (0.0, 0.0, 0.0),
     inputs: dict[str, torch.Tensor] | None = None,
-    gradient: bool = False,
-) -> torch.Tensor | None:
-    """Log-probabilities and entropies of one chunk; with ``gradient`` the logits' gradient too."""
+    gradient: torch.Tensor | None = None,
+) -> None:
+    """Log-probabilities and entropies of one part; into ``gradient`` the logits' gradient."""
     nothing = outputs["logprobs"]
     given = inputs or {}
-    dtype = call.hidden.dtype
-    half = dtype != torch.float32
     rows, vocabulary = logits.shape
     low, high, entropy_coefficient = scalars
     _rows_kernel[(rows,)](
         logits,
+        logits if gradient is None else gradient,
         call.targets,
         first,
         given.get("advantages", nothing),
@@ -224,18 +220,35 @@ def _launch(
         entropy_coefficient,
         call.ignore,
         OBJECTIVE=objective,
-        GRADIENT=gradient,
+        GRADIENT=gradient is not None,
         HAS_ENTROPY_SLOPE="entropy_slopes" in given,
-        OUT=_TYPES[dtype],
-        HALF=half,
-        BLOCK=min(4096, triton.next_power_of_2(vocabulary)),
-        num_warps=8,
+        BLOCK=min(8192, triton.next_power_of_2(vocabulary)),
+        num_warps=16,
     )
-    if not gradient:
-        return None
-    if not half:
-        return logits
-    return logits.view(dtype)[:, :vocabulary]
+
+
+def _gradients(
+    call: _Call,
+    outputs: dict[str, torch.Tensor],
+    d_hidden: torch.Tensor | None,
+    d_weight: torch.Tensor | None,
+    *,
+    objective: int,
+    scalars: tuple[float, float, float],
+    inputs: dict[str, torch.Tensor],
+) -> None:
+    """All chunks: values into ``outputs``, gradients into ``d_hidden`` and onto ``d_weight``."""
+    tokens, vocabulary = call.hidden.shape[0], call.weight.shape[0]
+    rows = min(call.chunk, tokens)
+    buffer = torch.empty(rows, vocabulary, dtype=call.hidden.dtype, device=call.hidden.device)
+    for first, last, logits in call.parts(rows):
+        start = first // rows * rows
+        _launch(
+            call, first, logits, outputs, objective=objective, scalars=scalars, inputs=inputs,
+            gradient=buffer[first - start : last - start],
+        )  # fmt: skip
+        if last == min(start + rows, tokens):
+            _accumulate(call, start, last, buffer[: last - start], d_hidden, d_weight)
 
 
 def _check(
@@ -259,7 +272,9 @@ def _check(
         raise KernelRefusal(f"{_KERNEL}: targets must be integers, got {targets.dtype}")
     if not temperature > 0:
         raise KernelRefusal(f"{_KERNEL}: temperature must be above 0, got {temperature}")
-    rows_of_chunk = chunk or max(CHUNK_BYTES // (4 * weight.shape[0]) // 128 * 128, 128)
+    row = weight.shape[0] * weight.element_size()
+    room = CHUNK_BYTES - 4 * PART_ROWS * weight.shape[0]
+    rows_of_chunk = chunk or max(room // row // 128 * 128, 128)
     return _Call(
         hidden.contiguous(), weight.contiguous(), targets.contiguous(), temperature, ignore,
         rows_of_chunk,
@@ -289,7 +304,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, call: _Call
     ) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = _outputs(call)
-        for first, _, logits in call.chunks():
+        for first, _, logits in call.parts(call.chunk):
             _launch(call, first, logits, outputs)
         ctx.save_for_backward(hidden, weight)
         ctx.call = call
@@ -304,10 +319,10 @@ class _TokenLogprobs(torch.autograd.Function):
         outputs = _outputs(call)
         given = {"slopes": d_logprobs.float().contiguous()}
         given["entropy_slopes"] = d_entropies.float().contiguous()
-        for first, last, logits in call.chunks():
-            grad = _launch(call, first, logits, outputs, inputs=given, gradient=True)
-            assert grad is not None
-            _accumulate(call, first, last, grad, d_hidden, d_weight)
+        _gradients(
+            call, outputs, d_hidden, d_weight, objective=_GIVEN, scalars=(0.0, 0.0, 0.0),
+            inputs=given,
+        )  # fmt: skip
         return d_hidden, None if d_weight is None else d_weight.to(call.weight.dtype), None
 
 
@@ -340,7 +355,7 @@ def token_logprobs(
     Args:
         temperature: logits are divided by it.
         ignore_index: rows with this target give 0 and no gradient.
-        chunk: rows at a time; by default as many as ``CHUNK_BYTES`` of fp32 logits hold.
+        chunk: rows at a time; by default as many as fit in ``CHUNK_BYTES``.
 
     Returns:
         Both (T,), fp32.
@@ -371,19 +386,15 @@ class _PolicyLoss(torch.autograd.Function):
         outputs = _outputs(call)
         cispo = isinstance(objective, Cispo)
         low = 0.0 if isinstance(objective, Cispo) else objective.low
-        for first, last, logits in call.chunks():
-            grad = _launch(
-                call,
-                first,
-                logits,
-                outputs,
-                objective=_CISPO if cispo else _PPO,
-                scalars=(low, objective.high, entropy_coefficient),
-                inputs=inputs,
-                gradient=True,
-            )
-            assert grad is not None
-            _accumulate(call, first, last, grad, d_hidden, d_weight)
+        _gradients(
+            call,
+            outputs,
+            d_hidden,
+            d_weight,
+            objective=_CISPO if cispo else _PPO,
+            scalars=(low, objective.high, entropy_coefficient),
+            inputs=inputs,
+        )
         ctx.grads = (d_hidden, d_weight)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(outputs["logprobs"], outputs["entropies"])

@@ -54,8 +54,12 @@ class Rectangle:
     level: int
 
     @property
+    def sides(self) -> tuple[int, int]:
+        return self.last - self.first, self.key_last - self.key_first
+
+    @property
     def area(self) -> int:
-        return (self.last - self.first) * (self.key_last - self.key_first)
+        return self.sides[0] * self.sides[1]
 
 
 def rectangles(starts: Sequence[int], parents: Sequence[int]) -> list[Rectangle]:
@@ -147,6 +151,17 @@ def _merge_kernel(
     tl.store(lse + head.to(tl.int64) * total + row, top + tl.log(a + b), mask=live)
 
 
+@triton.jit
+def _add_rows_kernel(into, part, rows, width, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + i).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < width
+    old = tl.load(into + row * width + cols, mask=mask, other=0.0).to(tl.float32)
+    new = old + tl.load(part + i * width + cols, mask=mask, other=0.0).to(tl.float32)
+    tl.store(into + row * width + cols, new.to(into.dtype.element_ty), mask=mask)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Rectangles done in one call: row indices and, for several, their boundaries."""
@@ -158,22 +173,38 @@ class _Batch:
     key_ends: torch.Tensor | None
     longest: tuple[int, int]
     single: Rectangle | None
+    span: tuple[int, int] | None
 
     def take(self, tensor: torch.Tensor, keys: bool = False) -> torch.Tensor:
-        if self.single is None:
-            return tensor[self.keys if keys else self.queries]
-        r = self.single
-        return tensor[r.key_first : r.key_last] if keys else tensor[r.first : r.last]
+        """The call's rows of ``tensor``: a view where they lie together."""
+        if keys and self.single is not None:
+            return tensor[self.single.key_first : self.single.key_last]
+        if self.causal or not keys:
+            return tensor[self.queries] if self.span is None else tensor[slice(*self.span)]
+        return tensor[self.keys]
+
+    def put(self, into: torch.Tensor, part: torch.Tensor) -> None:
+        """Write the call's query rows."""
+        if self.span is None:
+            into[self.queries] = part.to(into.dtype)
+        else:
+            into[slice(*self.span)] = part
 
     def add(self, into: torch.Tensor, part: torch.Tensor, keys: bool = False) -> None:
-        if self.single is None:
-            # Key rows can repeat: paths' prefixes overlap.
-            into.index_add_(0, self.keys if keys else self.queries, part.to(into.dtype))
-        else:
+        direct = self.span is not None and (self.causal or not keys)
+        if direct or (keys and self.single is not None):
             self.take(into, keys).add_(part)
+        elif keys:
+            # Key rows can repeat: the prefixes of a path overlap.
+            into.index_add_(0, self.keys, part.to(into.dtype))
+        else:
+            width = part.shape[1] * part.shape[2]
+            _add_rows_kernel[(len(self.queries),)](
+                into, part.contiguous(), self.queries, width, BLOCK=triton.next_power_of_2(width)
+            )
 
 
-def _batch(group: list[Rectangle], device: torch.device) -> _Batch:
+def _batch(group: list[Rectangle], device: torch.device, alone: bool = False) -> _Batch:
     def index(pairs: list[tuple[int, int]]) -> torch.Tensor:
         return torch.cat([torch.arange(a, b, dtype=torch.int64) for a, b in pairs]).to(device)
 
@@ -184,14 +215,16 @@ def _batch(group: list[Rectangle], device: torch.device) -> _Batch:
     queries = [(r.first, r.last) for r in group]
     keys = [(r.key_first, r.key_last) for r in group]
     single = group[0] if len(group) == 1 else None
+    together = all(a.last == b.first for a, b in pairwise(group))
     return _Batch(
         group[0].causal,
         index(queries),
         index(keys),
-        None if single else ends(queries),
-        None if single else ends(keys),
+        None if alone else ends(queries),
+        None if alone else ends(keys),
         (max(b - a for a, b in queries), max(b - a for a, b in keys)),
         single,
+        (group[0].first, group[-1].last) if together else None,
     )
 
 
@@ -201,12 +234,16 @@ def batches(
     """The calls of a tree: large rectangles alone, the small ones of a level together."""
     found = rectangles(starts, parents)
     calls: list[_Batch] = []
+    # cuDNN refuses a single row and is not made for a few.
+    least = 64 if device.type == "cuda" else 1
     for causal in (True, False):
         mine = [r for r in found if r.causal is causal]
         for level in [None] if causal else sorted({r.level for r in mine}):
             here = mine if level is None else [r for r in mine if r.level == level]
-            small = [r for r in here if r.area < large]
-            calls += [_batch([r], device) for r in here if r.area >= large]
+            here.sort(key=lambda r: r.first)
+            alone = [r for r in here if r.area >= large and min(r.sides) >= least]
+            small = [r for r in here if r not in alone]
+            calls += [_batch([r], device, alone=True) for r in alone]
             if small:
                 calls.append(_batch(small, device))
     return calls
@@ -332,8 +369,8 @@ class _TreeAttention(torch.autograd.Function):
                 batch, batch.take(q), batch.take(k, True), batch.take(v, True), scale
             )
             if batch.causal:
-                out[batch.queries] = part
-                lse[:, batch.queries] = part_lse
+                batch.put(out, part)
+                batch.put(lse.T, part_lse.T)
                 continue
             rows = len(batch.queries)
             block = min(16, triton.next_power_of_2(heads))
@@ -358,11 +395,10 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, d_out: torch.Tensor) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
         d_out = d_out.contiguous()
-        d_q = torch.zeros_like(q)
+        d_q = torch.empty_like(q)
         d_k, d_v = (torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
         for batch in ctx.calls:
-            r = batch.single
-            part_lse = lse[:, batch.queries] if r is None else lse[:, r.first : r.last]
+            part_lse = batch.take(lse.T).T
             grads = _backward(
                 batch,
                 batch.take(d_out),
@@ -373,7 +409,10 @@ class _TreeAttention(torch.autograd.Function):
                 part_lse,
                 ctx.scale,
             )
-            batch.add(d_q, grads[0])
+            if batch.causal:  # every row is in one square, and squares come first
+                batch.put(d_q, grads[0])
+            else:
+                batch.add(d_q, grads[0])
             batch.add(d_k, grads[1], keys=True)
             batch.add(d_v, grads[2], keys=True)
         return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None
