@@ -38,6 +38,10 @@ _SETUP = (
     b'printf "0 %s\\0" "$PWD" >&198\n'
 )
 
+_SPOILT = b"unexpected EOF while looking for matching `)'"
+"""After this bash 5.2 has spoilt its own memory (seen in 5.2.15) and aborts in a later command, so
+such a shell is replaced at once."""
+
 
 class PersistentShell:
     """The contract's `Shell` over a supervised workspace."""
@@ -61,6 +65,8 @@ class PersistentShell:
             session = await self._ready()
             result = await session.run(text, seconds)
             self._folder = session.folder
+            if result.exit_code == 2 and _SPOILT in result.stdout:
+                await session.close()
             return result
 
     async def close(self) -> None:

@@ -123,7 +123,8 @@ def remove_tree(path: Path) -> None:
 
     def retry(function: Callable[..., object], name: str, error: object) -> None:
         with contextlib.suppress(OSError):
-            Path(name).parent.chmod(0o700)
+            if Path(name) != path:
+                Path(name).parent.chmod(0o700)
             if Path(name).is_dir() and not Path(name).is_symlink():
                 Path(name).chmod(0o700)
                 shutil.rmtree(name, ignore_errors=True)

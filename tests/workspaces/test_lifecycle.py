@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -61,6 +62,7 @@ async def test_stop_leaves_nothing_and_is_idempotent(needs_local: None, make: Ma
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     await shell.close()
     del process
+    gc.collect()
     assert open_files() == before
     for call in (box.exec("true"), box.read("x"), box.start(), box.snapshot(), shell.run("true")):
         with pytest.raises(WorkspaceLostError, match="stopped"):
@@ -98,7 +100,7 @@ async def test_a_box_that_dies_never_hangs(needs_local: None, make: MakeBox) -> 
 
 async def test_a_box_that_cannot_start_says_why(needs_local: None, make: MakeBox) -> None:
     box = LocalWorkspace(WorkspaceSpec(workdir="/usr/none/below"))
-    with pytest.raises(WorkspaceLostError, match="could not be started: .*none"):
+    with pytest.raises(WorkspaceLostError, match=r"could not be started: .*none"):
         await box.start()
     await box.stop()
     assert traces(box) == []
