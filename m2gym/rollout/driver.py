@@ -153,9 +153,22 @@ def _raised(acting: asyncio.Task[None]) -> str | None:
     if not acting.done() or acting.cancelled():
         return None
     error = acting.exception()
-    if isinstance(error, (InfraError, VerifierError)):
-        raise error
-    return None if error is None else cause(error)
+    if error is None:
+        return None
+    blameless = next((e for e in _roots(error) if isinstance(e, (InfraError, VerifierError))), None)
+    if blameless is not None:
+        raise blameless
+    return cause(error)
+
+
+def _roots(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and the members of groups."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _roots(member)
+    if error.__cause__ is not None:
+        yield from _roots(error.__cause__)
 
 
 def _never_opened(

@@ -18,7 +18,12 @@ from tests.rollout.tiny import install
 @pytest.fixture
 def place(tmp_path, bwrap):
     variables = install(tmp_path)
-    return tmp_path, {**os.environ, **variables, "TINY_TASKS": "6"}
+    return tmp_path, {
+        **os.environ,
+        **variables,
+        "TINY_TASKS": "6",
+        "TINY_MARK": str(random.getrandbits(40)),
+    }
 
 
 def start(place, *more):
@@ -46,18 +51,25 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
-def boxes_left(parent):
-    """Processes whose environment or command names a box of this test."""
+def boxes_left(place):
+    """Processes of this test's boxes: each episode leaves one that sleeps for minutes."""
+    mark = f"300.{place[1]['TINY_MARK']}".encode()
     left = []
-    for entry in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            text = (entry / "cmdline").read_bytes()
-            variables = (entry / "environ").read_bytes()
+            words = entry.read_bytes().split(b"\0")
         except OSError:
             continue
-        if str(parent).encode() in text + variables and int(entry.name) != os.getpid():
-            left.append((entry.name, text))
+        if mark in words:
+            left.append(entry.parent.name)
     return left
+
+
+def wait_until_gone(place):
+    until = time.monotonic() + 20
+    while boxes_left(place):
+        assert time.monotonic() < until, boxes_left(place)
+        time.sleep(0.05)
 
 
 def check_whole(folder):
@@ -75,13 +87,14 @@ def test_interrupted_and_resumed(place, number):
     folder, _ = place
     process = start(place, "tiny", "--agent", "slow", "-k", "2", "--out", "r", "-j", "2")
     wait_for(lambda: (folder / "r/trajectories.jsonl").exists() and records(folder) >= 2, process)
+    wait_for(lambda: boxes_left(place), process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "m2gym eval --resume --out r" in errors
     assert "Traceback" not in errors
     assert (folder / "r/trajectories.jsonl").read_bytes().endswith(b"\n")
-    assert boxes_left(folder) == []
+    assert boxes_left(place) == []
     assert 2 <= records(folder) < 12
     process = start(place, "--resume", "--out", "r")
     output, errors = process.communicate(timeout=120)
@@ -102,6 +115,7 @@ def test_killed_again_and_again_and_resumed(place):
         time.sleep(dice.random() * 0.5)
         process.kill()
         process.communicate()
+        wait_until_gone(place)
     with (folder / "r/trajectories.jsonl").open("ab") as file:
         file.write(b'{"schema_version":1,"id":"torn')
     process = start(place, *arguments, "--resume")

@@ -70,7 +70,8 @@ class Slow:
     name = "slow"
 
     async def run(self, episode):
-        await episode.act(f"echo {episode.task.id[1:]} > answer.txt")
+        mark = os.environ.get("TINY_MARK", "")
+        await episode.act(f"echo {episode.task.id[1:]} > answer.txt; sleep 300.{mark} &")
         await episode.act("sleep 0.4")
         await episode.submit()
 
