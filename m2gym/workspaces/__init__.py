@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2gym.core.errors import CapabilityError, UnknownIdError
+from m2gym.core.errors import CapabilityError
+from m2gym.core.registry import WORKSPACES
 
 if TYPE_CHECKING:
     from m2gym.core.task import WorkspaceSpec
     from m2gym.core.workspace import Workspace
 
-KINDS = ("local", "process")
-
-__all__ = ["KINDS", "check", "make_workspace"]
+__all__ = ["check", "make_workspace"]
 
 
 def make_workspace(spec: WorkspaceSpec, kind: str = "auto") -> Workspace:
@@ -20,24 +19,15 @@ def make_workspace(spec: WorkspaceSpec, kind: str = "auto") -> Workspace:
 
     Args:
         spec: from what the box is made.
-        kind: ``auto`` (local where bubblewrap works), ``local``, or ``process`` (no sandbox).
+        kind: ``auto`` (local where bubblewrap works), or a registered one: ``local``, ``process``
+            (no sandbox), or another package's.
 
     Raises:
         CapabilityError: this machine or this kind cannot give what the spec asks for; the message
             names the mend.
         UnknownIdError: no such kind.
     """
-    box: Workspace
-    if kind in ("auto", "local"):
-        from m2gym.workspaces.local import LocalWorkspace
-
-        box = LocalWorkspace(spec)
-    elif kind == "process":
-        from m2gym.workspaces.process import ProcessWorkspace
-
-        box = ProcessWorkspace(spec)
-    else:
-        raise UnknownIdError("workspace", kind, ("auto", *KINDS))
+    box: Workspace = WORKSPACES.get("local" if kind == "auto" else kind)(spec)
     check(spec, box.capabilities)
     return box
 

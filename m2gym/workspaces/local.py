@@ -38,7 +38,7 @@ START_SECONDS = 30.0
 """How long a box may take to come up on a crowded machine; the project's choice."""
 
 _IDS = {"root": 0, "agent": AGENT, "grader": GRADER}
-_bases: dict[int, Bases] = {}
+_bases: dict[str, Bases] = {}
 _bases_guard = threading.Lock()
 
 
@@ -320,7 +320,7 @@ class LocalWorkspace(SupervisedWorkspace):
 
 def _bases_of() -> Bases:
     with _bases_guard:
-        key = os.getpid()
+        key = State.get().owner
         if key not in _bases:
             _bases.clear()
             _bases[key] = Bases(bubblewrap.require().owners)

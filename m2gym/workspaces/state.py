@@ -76,7 +76,8 @@ class State:
             box.stop_now()
         remove_tree(self.path)
         os.close(self._lock)
-        type(self)._current = None
+        if type(self)._current is self:
+            type(self)._current = None
         atexit.unregister(self.close)
 
 
