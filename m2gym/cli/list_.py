@@ -60,13 +60,8 @@ def list_(
 
 
 def names(kind: str) -> list[str]:
-    """Ids of a kind; workspaces that need no registration included."""
-    found = set(REGISTRIES[kind].names())
-    if kind == "workspaces":
-        from m2gym.workspaces import KINDS
-
-        found |= set(KINDS)
-    return sorted(found)
+    """Ids of a kind."""
+    return REGISTRIES[kind].names()
 
 
 def about(registry: Registry[Any], key: str) -> str:
