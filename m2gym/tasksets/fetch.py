@@ -57,7 +57,8 @@ def fetch(
     Raises:
         DownloadError: a file is not to be had, or came with another hash.
     """
-    missing = [f for f in files if cache.blob(f.sha256) is None]
+    distinct = {f.sha256: f for f in files}.values()
+    missing = [f for f in distinct if cache.blob(f.sha256) is None]
     if missing:
         with cache.lock("fetch-" + key_of(sorted(f.sha256 for f in missing))[:32]):
             missing = [f for f in missing if cache.blob(f.sha256) is None]

@@ -121,7 +121,7 @@ def prepare_task(
     for name in requires:
         if name not in table:
             raise UnknownIdError("pinned test requirement", name, table)
-    needed = [table[name] for name in (*PYTEST, *requires)]
+    needed = [table[name] for name in dict.fromkeys((*PYTEST, *requires))]
     package = str(task.metadata.get("package", ""))
     if package in {file.project for file in needed}:
         raise InputError(

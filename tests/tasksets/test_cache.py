@@ -1,4 +1,5 @@
 import hashlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,27 @@ def test_a_file_touched_but_unchanged_is_not_damaged(cache: Cache) -> None:
     folder = cache.folder("kind", "k" * 64, build)
     (folder / "a").touch()
     assert Cache(cache.root).folder("kind", "k" * 64, build) == folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_process_ended_while_building_leaves_nothing_in_the_way(
+    cache: Cache, number: signal.Signals
+) -> None:
+    code = (
+        "import sys, time\n"
+        "from m2gym.tasksets.cache import Cache\n"
+        "def build(folder):\n"
+        "    (folder / 'half').touch(); print('building', flush=True); time.sleep(60)\n"
+        "Cache(sys.argv[1]).folder('kind', 'k' * 64, build)\n"
+    )
+    command = [sys.executable, "-c", code, str(cache.root)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "building\n"
+        process.send_signal(number)
+    folder = cache.folder("kind", "k" * 64, lambda f: (f / "whole").touch())
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+    if number == signal.SIGINT:
+        assert not list((cache.root / "tmp").iterdir())
