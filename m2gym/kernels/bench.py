@@ -131,8 +131,7 @@ def _grouped_mm(shape: tuple[int, int, int, int]) -> Callable[..., torch.Tensor]
         )  # fmt: skip
         module._apply_gate = lambda both: moe._default_apply_gate(module, both)
         peer: Callable[..., torch.Tensor] = moe.grouped_mm_experts_forward
-        out = peer(module, x, ids, weights)
-        return out
+        return peer(module, x, ids, weights)
 
     return call
 
@@ -325,7 +324,7 @@ def bench_tree() -> Iterator[Row]:
     yield from _check_tree(*turns_tree(24))
     for name, sizes in TREES.items():
         yield from _time_tree(name, *prefix_tree(*sizes), large=(LARGE,))
-    larges = (2**17, 2**19, LARGE, 2**62)
+    larges = (LARGE // 4, LARGE, LARGE * 4, 2**62)
     yield from _time_tree("256 turns of 64–512", *turns_tree(256), large=larges)
 
 
@@ -430,8 +429,10 @@ def bench_layer() -> Iterator[Row]:
             (out[0] if isinstance(out, tuple) else out).backward(upstream)
 
         leaves = [x, *layer.parameters()]
-        yield row("whole M2 layer, 4 × 4,096, forward+backward", f"{how}, {attention}", median_ms(both, 0.8),
-                  gb=extra_gb(both, leaves))  # fmt: skip
+        yield row(
+            "whole M2 layer, 4 × 4,096, forward+backward", f"{how}, {attention}",
+            median_ms(both, 0.8), gb=extra_gb(both, leaves),
+        )  # fmt: skip
         del layer, x, both, leaves, upstream
         gc.collect()
         torch.cuda.empty_cache()

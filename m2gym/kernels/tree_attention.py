@@ -36,7 +36,7 @@ from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 _KERNEL = "tree_attention"
 # Query rows times key rows from which a call of its own beats a place in the shared call
 # (H100; see docs/kernels.md).
-LARGE = 2**21
+LARGE = 2**19
 
 
 @dataclass(frozen=True)
