@@ -14,7 +14,8 @@ from m2gym.core.task import Split
 
 def show(result: RenderableType) -> None:
     """A result for a person; plain text keeps its lines."""
-    Console(highlight=False).print(result, markup=False, soft_wrap=isinstance(result, str))
+    plain = isinstance(result, str)
+    Console(highlight=False).print(result, markup=not plain, soft_wrap=plain)
 
 
 def show_json(result: Any) -> None:

@@ -43,7 +43,8 @@ class Comparison:
 
     ``p_value`` is the two-sided sign-flip permutation test, ``sign_p_value`` the exact sign test;
     ``detectable`` the smallest true difference that as many tasks, as noisy, would have shown with
-    80 % power at the interval's level. ``better``/``worse``/``equal`` count tasks.
+    80 % power at the interval's level; both need tasks that differ in their difference, else they
+    are ``None`` and the tests alone speak. ``better``/``worse``/``equal`` count tasks.
     """
 
     difference: float
@@ -66,7 +67,8 @@ def estimate(rewards: Rewards, level: float = 0.95) -> Estimate | None:
     of 0 and 1 it is Wilson's score interval (Wilson 1927) at the effective sample size
     p(1 − p)/SE² (Korn & Graubard 1998), held between the number of tasks and of episodes; with one
     attempt a task this is Wilson's own. For other rewards it is mean ± t · sd/√tasks, which needs
-    two tasks. ``None`` without any reward.
+    two tasks whose means differ: without spread there is nothing to judge by, and ``interval`` is
+    ``None``. The result is ``None`` without any reward.
 
     >>> e = estimate({"a": [1.0], "b": [0.0], "c": [1.0], "d": [1.0]})
     >>> e.mean, [round(x, 3) for x in e.interval]
@@ -81,7 +83,7 @@ def estimate(rewards: Rewards, level: float = 0.95) -> Estimate | None:
     if all(value in (0.0, 1.0) for values in rewards.values() for value in values):
         effective = _effective_size(mean, variance, n, episodes)
         return Estimate(mean, wilson(mean, effective, level), n, episodes, "wilson")
-    if variance is None:
+    if not variance:
         return Estimate(mean, None, n, episodes, "none")
     half = t_quantile(0.5 + level / 2, n - 1) * math.sqrt(variance)
     return Estimate(mean, (mean - half, mean + half), n, episodes, "t")
@@ -124,7 +126,7 @@ def compare(a: Rewards, b: Rewards, level: float = 0.95, seed: int = 0) -> Compa
     difference[np.abs(difference) < 1e-12] = 0.0
     n, mean = len(shared), float(difference.mean())
     interval = detectable = None
-    if n > 1:
+    if n > 1 and difference.var() > 0:
         error = math.sqrt(float(difference.var(ddof=1)) / n)
         t = t_quantile(0.5 + level / 2, n - 1)
         interval = (mean - t * error, mean + t * error)

@@ -67,6 +67,8 @@ def _run_beside(work: Coroutine[Any, Any, T]) -> T:
     async def main() -> T:
         task = asyncio.ensure_future(work)
         started.set_result((asyncio.get_running_loop(), task))
+        if interrupted:
+            task.cancel()
         return await task
 
     def thread() -> None:
@@ -80,13 +82,13 @@ def _run_beside(work: Coroutine[Any, Any, T]) -> T:
         nonlocal interrupted
         if not interrupted:
             interrupted = True
-            loop, task = started.result()
-            loop.call_soon_threadsafe(task.cancel)
+            if started.done():
+                loop, task = started.result()
+                loop.call_soon_threadsafe(task.cancel)
 
     worker = threading.Thread(target=thread, name="m2gym-evaluate")
-    worker.start()
-    started.result()
     with _handled(stop):
+        worker.start()
         worker.join()
     if interrupted:
         raise KeyboardInterrupt

@@ -177,7 +177,9 @@ def test_doctor(m2gym):
     for row in found.values():
         assert row["state"] in ("ok", "limited", "missing")
         assert row["detail"]
-    assert "local workspace" in m2gym("doctor").stdout
+    text = m2gym("doctor").stdout
+    assert "local workspace" in text
+    assert "[green]" not in text
 
 
 def test_doctor_without_bubblewrap_names_the_mend_and_fails(m2gym, tmp_path):

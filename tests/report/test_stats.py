@@ -65,6 +65,7 @@ def test_estimate_of_graded_rewards_is_t_over_task_means():
     half = 4.302652730 * np.std([0.3, 0.5, 0.8], ddof=1) / math.sqrt(3)
     assert found.interval == pytest.approx((1.6 / 3 - half, 1.6 / 3 + half))
     assert estimate({"a": [0.3]}).interval is None
+    assert estimate({"a": [0.3], "b": [0.3]}).interval is None
     assert estimate({}) is None
     assert estimate({"a": []}) is None
 
@@ -145,6 +146,12 @@ def test_compare_pairs_by_task():
     assert compare(b, a).difference == pytest.approx(-1 / 3)
     with pytest.raises(InputError, match="no graded task in common"):
         compare({"a": [1.0]}, {"b": [1.0]})
+
+
+def test_without_spread_only_the_tests_speak():
+    found = compare({str(i): [0.0] for i in range(4)}, {str(i): [1.0] for i in range(4)})
+    assert (found.difference, found.interval, found.detectable) == (1, None, None)
+    assert found.p_value == found.sign_p_value == 0.125
 
 
 def test_detectable_difference_is_seen_with_the_power_it_says():
