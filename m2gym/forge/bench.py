@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from m2gym.forge.attention import tree_attention
 from m2gym.forge.layout import Ints, Layout
@@ -56,11 +57,32 @@ def row(
     }
 
 
-class Decoder(nn.Module):
-    """A plain Llama-type decoder over a packed row: what the measurement needs and no more."""
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Layout], torch.Tensor]
+"""(q_H_T_D, k_K_T_D, v_K_T_D, layout) -> H x T x D."""
 
-    def __init__(self, hidden: int = 128, layers: int = 3, heads: int = 4, kv: int = 2) -> None:
+
+def _rectangles(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout) -> torch.Tensor:
+    return tree_attention(q, k, v, layout, backend="rectangles")
+
+
+class Decoder(nn.Module):
+    """A plain Llama-type decoder over a packed row: what the measurement needs and no more.
+
+    ``attend``: the attention; ``recompute``: blocks are computed again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 128,
+        layers: int = 3,
+        heads: int = 4,
+        kv: int = 2,
+        *,
+        attend: Attend = _rectangles,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
+        self.attend, self.recompute = attend, recompute
         self.heads, self.kv, self.width = heads, kv, hidden // heads
         self.embed = nn.Embedding(VOCABULARY, hidden)
         self.blocks = nn.ModuleList()
@@ -82,24 +104,31 @@ class Decoder(nn.Module):
     def forward(self, ids_T: torch.Tensor, layout: Layout, position_P: torch.Tensor) -> Any:
         """Logits at the positions that predict something, P x V."""
         x = self.embed(ids_T)
-        angle = torch.as_tensor(layout.position_T)[:, None] * torch.pow(
-            1e4, -torch.arange(0, self.width, 2) / self.width
-        )
-        cos, sin = angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
+        position_T = torch.as_tensor(layout.position_T, device=x.device)
+        turn = torch.pow(1e4, -torch.arange(0, self.width, 2, device=x.device) / self.width)
+        angle = position_T[:, None] * turn
+        cos, sin = (f(angle).repeat(1, 2).to(x.dtype) for f in (torch.cos, torch.sin))
+        for block in self.blocks:
+            if self.recompute:
+                x = checkpoint(self._block, block, x, cos, sin, layout, use_reentrant=False)
+            else:
+                x = self._block(block, x, cos, sin, layout)
+        return self.head(self.norm(x[position_P]))
 
+    def _block(
+        self, block: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layout: Layout
+    ) -> torch.Tensor:
         def rotate(t: torch.Tensor) -> torch.Tensor:
             a, b = t.chunk(2, -1)
             return t * cos + torch.cat([-b, a], -1) * sin
 
-        for block in self.blocks:
-            assert isinstance(block, nn.ModuleDict)
-            qkv = block["qkv"](block["norm1"](x)).view(len(x), -1, self.width).transpose(0, 1)
-            q, k, v = qkv.split([self.heads, self.kv, self.kv])
-            mixed = tree_attention(rotate(q), rotate(k), v, layout, backend="rectangles")
-            x = x + block["out"](mixed.transpose(0, 1).reshape(len(x), -1))
-            gate, up = block["up"](block["norm2"](x)).chunk(2, -1)
-            x = x + block["down"](nn.functional.silu(gate) * up)
-        return self.head(self.norm(x[position_P]))
+        qkv = block["qkv"](block["norm1"](x)).view(len(x), -1, self.width).transpose(0, 1)
+        q, k, v = qkv.split([self.heads, self.kv, self.kv])
+        mixed = self.attend(rotate(q), rotate(k), v, layout)
+        x = x + block["out"](mixed.transpose(0, 1).reshape(len(x), -1))
+        gate, up = block["up"](block["norm2"](x)).chunk(2, -1)
+        out: torch.Tensor = x + block["down"](nn.functional.silu(gate) * up)
+        return out
 
     def work(self, layout: Layout, predicted: int) -> float:
         """Multiply-adds of a forward pass: matmuls by token, attention by pair."""
@@ -168,11 +197,13 @@ def agent_runs(members: int = 4, turns: int = 8, seed: int = 0) -> list[Sample]:
     return samples
 
 
-def _train_step(
-    model: Decoder, ids_T: Ints, layout: Layout, targets: Targets
-) -> tuple[float, torch.Tensor]:
-    position_P = torch.as_tensor(targets.position_P)
-    logits = model(torch.as_tensor(ids_T), layout, position_P)
+def train_step(
+    model: Decoder, ids_T: Ints, layout: Layout, targets: Targets, sample: int = 0
+) -> None:
+    """Forward and backward of CISPO; gradients add up. ``sample``: number of the first sample."""
+    device = model.head.weight.device
+    position_P = torch.as_tensor(targets.position_P, device=device)
+    logits = model(torch.as_tensor(ids_T, device=device), layout, position_P)
     local = Targets(
         np.arange(len(targets.position_P)),
         targets.target_P,
@@ -181,14 +212,18 @@ def _train_step(
         targets.old_logprobs_M,
     )
     scores = score(logits, local)
-    sample_M = torch.as_tensor(targets.sample_M)
-    advantage_M = torch.where(sample_M % 2 == 0, 1.0, -1.0)
-    old_M = torch.as_tensor(targets.old_logprobs_M, dtype=torch.float32)
-    loss = Cispo()(TokenBatch(scores.logprobs_M, old_M, advantage_M, sample_M)).value
-    model.zero_grad()
-    torch.autograd.backward(loss)
+    sample_M = torch.as_tensor(targets.sample_M, device=device)
+    advantage_M = torch.where((sample_M + sample) % 2 == 0, 1.0, -1.0)
+    old_M = torch.as_tensor(targets.old_logprobs_M, dtype=torch.float32, device=device)
+    batch = TokenBatch(scores.logprobs_M, old_M, advantage_M, sample_M, total_tokens=1024)
+    torch.autograd.backward(Cispo()(batch).value)
+
+
+def gradient(model: Decoder) -> torch.Tensor:
+    """All gradients, flat, and forgotten."""
     grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    return float(loss.detach()), torch.cat(grads)
+    model.zero_grad()
+    return torch.cat(grads)
 
 
 def _measure(merged: bool, samples: list[Sample], repeats: int) -> tuple[float, float, float, Any]:
@@ -197,14 +232,16 @@ def _measure(merged: bool, samples: list[Sample], repeats: int) -> tuple[float, 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Decoder()
-    _train_step(model, *_parts(build_tree(samples[:1])))
+    train_step(model, *_parts(build_tree(samples[:1])))
+    gradient(model)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     parts = _parts(build_tree(samples)) if merged else unmerged_row(samples)
     times = []
     grads = torch.empty(0)
     for _ in range(repeats):
         started = time.process_time()
-        _, grads = _train_step(model, *parts)
+        train_step(model, *parts)
+        grads = gradient(model)
         times.append(time.process_time() - started)
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
     work = model.work(parts[1], len(parts[2].target_P))
