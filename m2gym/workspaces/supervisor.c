@@ -324,17 +324,48 @@ static void kill_everything(void) {
         kill_below(getpid());
 }
 
+/* Children of process 1 that are no minders: a command killed its minder to be lost sight of. */
+static void kill_strays(void) {
+    for (int round = 0, found = 1; found && round < 200; round++) {
+        DIR *proc = opendir("/proc");
+        found = 0;
+        if (!proc) return;
+        for (struct dirent *entry; (entry = readdir(proc));) {
+            char path[300], text[512], *close_paren;
+            pid_t pid = atoi(entry->d_name);
+            if (pid <= 0) continue;
+            snprintf(path, sizeof path, "/proc/%d/stat", pid);
+            int fd = open(path, O_RDONLY | O_CLOEXEC), minder = 0;
+            if (fd < 0) continue;
+            ssize_t length = read(fd, text, sizeof text - 1);
+            close(fd);
+            if (length <= 0) continue;
+            text[length] = 0;
+            if (!(close_paren = strrchr(text, ')')) || atoi(close_paren + 4) != getpid()) continue;
+            for (int n = 0; n < SLOTS && !minder; n++) minder = slots[n].minder == pid;
+            if (minder || close_paren[2] == 'Z') continue;
+            found = 1;
+            kill_below(pid);
+            kill(pid, SIGKILL);
+        }
+        closedir(proc);
+        if (found) usleep(500);
+    }
+}
+
 static void reap(void) {
-    int status;
+    int status, strays = 0;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
         for (int n = 0; n < SLOTS; n++) {
             if (slots[n].minder != pid) continue;
             if (!shared[n].reported) send_reply(EXITED, slots[n].id, SIGKILL, 0, -1);
             if (slots[n].killing) send_reply(GONE, slots[n].id, 0, 0, -1);
             slots[n].minder = 0;
+            strays |= WIFSIGNALED(status);
             break;
         }
     }
+    if (strays) kill_strays();
 }
 
 /* At once, before the next request: a command that follows must not be caught by it. */

@@ -348,14 +348,28 @@ class Server:
         else:
             kill_below(os.getpid())
 
+    def kill_strays(self) -> None:
+        """Children that are no minders: a command killed its minder to be lost sight of."""
+        for _ in range(200):
+            minders = {slot.minder for slot in self.slots.values()}
+            strays = [p for p in family().get(os.getpid(), ()) if p not in minders]
+            if not strays:
+                return
+            for pid in strays:
+                kill_below(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.0005)
+
     def reap(self) -> None:
+        strays = False
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                pid = 0
             if pid == 0:
-                return
+                break
             for slot in list(self.slots.values()):
                 if slot.minder == pid:
                     if not SHARED.unpack_from(self.shared, slot.index * SHARED.size)[1]:
@@ -364,6 +378,9 @@ class Server:
                         self.send(GONE, slot.number)
                     self.free.append(slot.index)
                     del self.slots[slot.number]
+                    strays |= os.WIFSIGNALED(status)
+        if strays:
+            self.kill_strays()
 
 
 def has_children() -> bool:
@@ -374,18 +391,24 @@ def has_children() -> bool:
     return True
 
 
-def kill_below(root: int) -> None:
-    """Kill everything below a process, not itself."""
+def family() -> dict[int, list[int]]:
+    """The living children of every process."""
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
-                    parent = int(file.read().rpartition(b")")[2].split()[1])
+                    state, parent = file.read().rpartition(b")")[2].split()[:2]
             except (OSError, IndexError, ValueError):
                 continue
-            children.setdefault(parent, []).append(int(name))
-    stack = [root]
+            if state != b"Z":
+                children.setdefault(int(parent), []).append(int(name))
+    return children
+
+
+def kill_below(root: int) -> None:
+    """Kill everything below a process, not itself."""
+    children, stack = family(), [root]
     while stack:
         for pid in children.get(stack.pop(), ()):
             stack.append(pid)
