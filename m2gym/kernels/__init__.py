@@ -11,6 +11,7 @@ module that is needed.
 - ``logprobs``: token log-probabilities, entropy and the policy loss, the gradient taken in the
   forward, so that logits are never kept.
 - ``tree_attention``: attention over a tree of token runs, as few rectangles as possible.
+- ``norm``: RMSNorm in one pass each way.
 - ``register``: the same under transformers' registries.
 - ``bench``: checks against float64 and times everything beside its peers.
 

@@ -391,12 +391,12 @@ def bench_layer() -> Iterator[Row]:
     from transformers import MiniMaxM2Config
     from transformers.models.minimax_m2 import modeling_minimax_m2 as m2
 
-    from m2gym.kernels.register import register
+    from m2gym.kernels.register import fuse_norms, register
 
     register()
-    for how, attention in (
-        ("m2_triton", "m2_tree"), ("m2_triton", "sdpa"), ("grouped_mm", "sdpa"),
-        ("grouped_mm", "m2_tree"),
+    for how, attention, fused in (
+        ("m2_triton", "m2_tree", True), ("m2_triton", "sdpa", True), ("m2_triton", "sdpa", False),
+        ("grouped_mm", "sdpa", False),
     ):  # fmt: skip
         config = MiniMaxM2Config(
             hidden_size=3072, intermediate_size=1536, num_local_experts=256,
@@ -412,6 +412,8 @@ def bench_layer() -> Iterator[Row]:
         torch.set_default_dtype(torch.float32)
         for p in layer.parameters():
             torch.nn.init.normal_(p, std=0.02) if p.dim() > 1 else torch.nn.init.ones_(p)
+        if fused:
+            fuse_norms(layer)
         trees = attention == "m2_tree"
         x = torch.randn(1 if trees else 4, 16384 if trees else 4096, 3072, device="cuda")
         x = x.bfloat16().requires_grad_()
@@ -430,7 +432,7 @@ def bench_layer() -> Iterator[Row]:
 
         leaves = [x, *layer.parameters()]
         yield row(
-            "whole M2 layer, 4 × 4,096, forward+backward", f"{how}, {attention}",
+            "whole M2 layer, 4 × 4,096, forward+backward", f"{how}, {attention}{', fused norms' * fused}",
             median_ms(both, 0.8), gb=extra_gb(both, leaves),
         )  # fmt: skip
         del layer, x, both, leaves, upstream

@@ -152,6 +152,23 @@ def _rows_kernel(
             tl.store(g + cols, d.to(gradient.dtype.element_ty), mask=cols < size)
 
 
+@triton.jit
+def _scale_kernel(values, factor, size, BLOCK: tl.constexpr):
+    scale = tl.load(factor).to(tl.float32)
+    # Most losses are taken backward as they are: then nothing is read or written.
+    if scale != 1.0:
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        value = tl.load(values + at, mask=at < size, other=0.0).to(tl.float32) * scale
+        tl.store(values + at, value.to(values.dtype.element_ty), mask=at < size)
+
+
+def _scale(values: torch.Tensor, factor: torch.Tensor) -> None:
+    """Multiply in place by a scalar on the device, without reading it on the host."""
+    size = values.numel()
+    block = 8192
+    _scale_kernel[(triton.cdiv(size, block),)](values, factor, size, BLOCK=block, num_warps=8)
+
+
 @dataclass(frozen=True)
 class _Call:
     """The operands and scalars of one pass over all chunks."""
@@ -410,9 +427,10 @@ class _PolicyLoss(torch.autograd.Function):
         d_hidden, d_weight = ctx.grads
         ctx.grads = None
         if d_hidden is not None:
-            d_hidden.mul_(d_loss)
+            _scale(d_hidden, d_loss)
         if d_weight is not None:
-            d_weight = d_weight.mul_(d_loss).to(ctx.weight_dtype)
+            _scale(d_weight, d_loss)
+            d_weight = d_weight.to(ctx.weight_dtype)
         return d_hidden, d_weight, None, None, None, None, None
 
 

@@ -20,6 +20,7 @@ from transformers.integrations import moe
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from m2gym.kernels.experts import experts
+from m2gym.kernels.norm import rms_norm
 from m2gym.kernels.support import KernelRefusal
 from m2gym.kernels.tree_attention import tree_attention
 
@@ -104,3 +105,32 @@ def register() -> None:
     """Make ``m2_triton`` experts and ``m2_tree`` attention known to transformers; idempotent."""
     moe.ALL_EXPERTS_FUNCTIONS.register(EXPERTS, experts_forward)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)
+
+
+def fuse_norms(model: nn.Module) -> int:
+    """Give every RMSNorm of ``model`` the fused kernel, in place; how many there were.
+
+    A norm is known by its class's name (``…RMSNorm``) and its ``weight`` and
+    ``variance_epsilon``, as transformers' decoders have them.
+
+    Raises:
+        KernelRefusal: the model has none.
+    """
+    count = 0
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = _norm_forward(module)
+            count += 1
+    if not count:
+        raise KernelRefusal(
+            f"rms_norm: {type(model).__name__} holds no RMSNorm with a weight and a "
+            "variance_epsilon; leave its norms as they are"
+        )
+    return count
+
+
+def _norm_forward(module: Any) -> Any:
+    def forward(hidden_states: torch.Tensor) -> torch.Tensor:
+        return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+
+    return forward

@@ -11,7 +11,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from m2gym.kernels import reference  # noqa: E402
-from m2gym.kernels.register import ATTENTION, EXPERTS, register  # noqa: E402
+from m2gym.kernels.register import ATTENTION, EXPERTS, fuse_norms, register  # noqa: E402
 from m2gym.kernels.support import KernelRefusal  # noqa: E402
 
 SIZES: dict[str, Any] = {
@@ -77,6 +77,21 @@ def test_tree_in_a_model(device: str) -> None:
         want = eager(ids[:, rows], use_cache=False).logits
         torch.testing.assert_close(got[:, rows], want, rtol=1e-4, atol=1e-5)
     assert reference.tree_mask(starts, parents).sum() == 15 + 3 * 5 + 6 + 4 * 5 + 10
+
+
+def test_norms_in_a_model(device: str) -> None:
+    eager, ours = pair(minimax_m2, device, attn_implementation="eager",
+                       experts_implementation="eager")  # fmt: skip
+    assert fuse_norms(ours) == 2 * 4 + 1
+    ids = torch.randint(0, 64, (1, 7), device=device)
+    losses = [model(ids, labels=ids).loss for model in (eager, ours)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    for (name, a), b in zip(eager.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+    with pytest.raises(KernelRefusal, match="no RMSNorm"):
+        fuse_norms(torch.nn.Linear(2, 2))
 
 
 def test_refusals(device: str) -> None:
