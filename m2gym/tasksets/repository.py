@@ -133,7 +133,7 @@ def prepare_task(
         root=built.root,
         workdir=WORKDIR,
         mounts=(
-            *site.python_mounts(cache),
+            *site.python_mounts(cache, [Path(source).name for source in built.sources]),
             Mount(source=packages, target=site.TARGET),
             Mount(source=built.dist, target=DIST),
         ),

@@ -11,13 +11,14 @@ import functools
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from m2gym.core.errors import InfraError
 from m2gym.core.task import Mount
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.fetch import RegistryFile, fetch
+from m2gym.tasksets.host import copies
 from m2gym.tasksets.sdist import unpack
 
 TARGET = "/opt/m2gym/site"
@@ -89,10 +90,21 @@ def interpreter_mounts() -> tuple[Mount, ...]:
     return () if prefix.is_relative_to("/usr") else (Mount(source=prefix, target=PYTHON),)
 
 
-def python_mounts(cache: Cache) -> tuple[Mount, ...]:
-    """The interpreter, and empty folders over the host's packages."""
-    empty = cache.folder("site", key_of("empty"), lambda folder: None)
-    masks = (Mount(source=empty, target=boxed(path)) for path in host_packages())
+def python_mounts(cache: Cache, names: Iterable[str]) -> tuple[Mount, ...]:
+    """The interpreter, and nothing where the host has packages, or copies of ``names``."""
+
+    def build(folder: Path) -> None:
+        (folder / "folder").mkdir()
+        (folder / "file").touch()
+
+    empty = cache.folder("site", key_of("nothing"), build)
+    masked = host_packages()
+    below = [p for p in copies(cache, names) if not any(p.is_relative_to(m) for m in masked)]
+    masks = (
+        Mount(source=empty / ("folder" if path.is_dir() else "file"), target=boxed(path))
+        for path in (*masked, *below)
+        if path.exists()
+    )
     return (*interpreter_mounts(), *masks)
 
 
