@@ -48,7 +48,12 @@ class Channel:
     """Requests to one supervisor. It follows whichever event loop awaits it."""
 
     def __init__(self) -> None:
-        self._socket, self.peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket, self.peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise InfraError(
+                f"no socket to the box: {error}; raise the limit (ulimit -n)"
+            ) from error
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._ids = itertools.count(1)

@@ -15,6 +15,7 @@ import shutil
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -262,8 +263,18 @@ class Files:
         """The folder that holds what the box wrote."""
         return self.upper if self.overlay else self.merged
 
-    def freeze(self) -> Stack:
-        """A stack with the box's files of this moment."""
+    def freeze(self, seen: Mapping[str, Path]) -> Stack:
+        """A stack with the box's files of this moment.
+
+        ``seen`` is where each of `FOLDERS` shows in the running box; a stack of `MAX_DEPTH` layers
+        is merged by copying from there.
+        """
+        if self.overlay and len(self.stack.layers) >= MAX_DEPTH:
+            layer = Layer(_new_folder())
+            with full_disk("merging layers"):
+                for name, source in seen.items():
+                    copy_tree(source, layer.path / name, None, raw=True)
+            return Stack([self.stack.layers[0].hold(), layer])
         if self.overlay:
             return self.stack.with_copy_of(self.upper)
         return Stack([]).with_copy_of(self.merged)

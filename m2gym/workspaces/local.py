@@ -210,7 +210,7 @@ class LocalWorkspace(SupervisedWorkspace):
     async def snapshot(self) -> LocalSnapshot:
         """Freeze a copy of what the box has changed."""
         await self.ensure_started()
-        return LocalSnapshot(await asyncio.to_thread(self._need_files().freeze))
+        return LocalSnapshot(await asyncio.to_thread(self._freeze))
 
     async def restore(self, snapshot: object) -> None:
         """End the box's processes and start it again from the snapshot's files."""
@@ -227,12 +227,19 @@ class LocalWorkspace(SupervisedWorkspace):
         if n < 1:
             raise InputError(f"expected to fork into at least one box, got {n}")
         await self.ensure_started()
-        files = self._need_files()
-        stack = await asyncio.to_thread(files.freeze)
+        stack = await asyncio.to_thread(self._freeze)
         try:
             return [type(self)(self.spec, stack=stack.copy()) for _ in range(n)]
         finally:
             stack.release()
+
+    def _freeze(self) -> Stack:
+        root = Path(f"/proc/self/fd/{self.tree.root}")
+        inside = {"work": self.spec.workdir, "home": HOMES["agent"], "tmp": "/tmp"}
+        if self._able.users:
+            inside |= {"grader": HOMES["grader"], "root": HOMES["root"]}
+        seen = {name: root / path.lstrip("/") for name, path in inside.items()}
+        return self._need_files().freeze(seen)
 
     def _need_files(self) -> Files:
         if self._files is None:

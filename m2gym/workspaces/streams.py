@@ -10,13 +10,18 @@ import os
 import termios
 from collections.abc import AsyncIterator
 
+from m2gym.core.errors import InfraError
+
 CHUNK = 1 << 16
 
 
 def open_pipe(owner: tuple[int, int] | None, *, read_here: bool) -> tuple[int, int]:
     """A pipe whose host's end does not block: (host's end, box's end). The box's user owns it, so
     that ``/dev/stdout`` and ``/dev/stderr`` can be opened there."""
-    reader, writer = os.pipe()
+    try:
+        reader, writer = os.pipe()
+    except OSError as error:
+        raise InfraError(f"no pipe to the box: {error}; raise the limit (ulimit -n)") from error
     ours, theirs = (reader, writer) if read_here else (writer, reader)
     os.set_blocking(ours, False)
     if owner is not None:

@@ -97,7 +97,8 @@ async def test_output_is_capped_and_the_rest_drained(kind: str, make: MakeBox) -
 
 async def test_a_time_out_kills_the_whole_tree(box: Box) -> None:
     script = (
-        "sleep 9871 & setsid sleep 9871 & (setsid nohup bash -c 'sleep 9871 & disown; sleep 9871' &)"
+        "sleep 9871 & setsid sleep 9871 & "
+        "(setsid nohup bash -c 'sleep 9871 & disown; sleep 9871' &)"
         "; trap '' TERM; echo begun; sleep 9871"
     )
     result = await box.exec(script, timeout=0.5)

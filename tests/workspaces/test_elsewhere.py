@@ -1,4 +1,4 @@
-"""The same tests as an ordinary user and with the supervisor in Python, in processes of their own."""
+"""The same tests as an ordinary user and with the supervisor in Python."""
 
 import os
 import shutil

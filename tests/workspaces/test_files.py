@@ -1,3 +1,4 @@
+# ruff: noqa: PTH208
 """Files put in and taken out by the host, against hostile links, names and archives."""
 
 import io
@@ -92,7 +93,7 @@ async def test_links_lead_nowhere_outside(box: Box, link: str, tmp_path: Path) -
         if path != "out":
             with pytest.raises(OSError, match=r"outside|No such|Not a"):
                 await box.write(path, b"x")
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
 
 
 async def test_links_inside_are_followed_and_loops_end(box: Box) -> None:
@@ -172,11 +173,11 @@ async def test_hostile_members_are_refused_before_writing(
 async def test_members_never_pass_through_links(box: Box, tmp_path: Path) -> None:
     await box.exec(["ln", "-s", str(tmp_path), "there"])
     await box.unpack(tar_of((member("there/x"), b"1")))
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
     assert await box.read("there/x") == b"1"
     link = member("sneaky", tarfile.SYMTYPE, str(tmp_path))
     await box.unpack(tar_of((link, b""), (member("sneaky/y"), b"1")))
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []
 
 
 async def test_broken_archives(box: Box) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from m2gym.core.errors import InputError
+from m2gym.workspaces import layers
 from m2gym.workspaces.layers import copy_tree, fingerprint
 from m2gym.workspaces.local import LocalSnapshot, LocalWorkspace
 from m2gym.workspaces.supervised import SupervisedWorkspace
@@ -106,6 +107,23 @@ async def test_many_generations(kind: str, make: MakeBox) -> None:
         box = following
     assert (await box.exec("ls")).stdout == b"g10\ng11\n"
     await box.stop()
+
+
+async def test_deep_stacks_are_merged(
+    needs_local: None, make: MakeBox, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "MAX_DEPTH", 4)
+    box = await make("local", root=tree)
+    for n in range(9):
+        await box.exec(f"echo {n} > g{n}; rm -f g{n - 2}; echo {n} > ~/h; rm -rf src; mkdir src")
+        snapshot = await box.snapshot()
+        assert isinstance(snapshot, LocalSnapshot)
+        assert len(snapshot.stack.layers) <= 4
+        await box.restore(snapshot)
+        await snapshot.discard()
+    assert (
+        await box.exec("ls -A . src; cat ~/h; stat -c %U src ~/h; touch src/x")
+    ).stdout.split() == (b".: g7 g8 link run.sh src src: 8 agent agent".split())
 
 
 async def test_a_snapshot_costs_what_changed(needs_local: None, make: MakeBox, tree: Path) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: PTH208, ASYNC240
 """Start, stop, death and what is left behind: nothing."""
 
 import asyncio
