@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from m2gym.core.syntax import parse_python
+
 Function = ast.FunctionDef
 _IMPURE = frozenset(
     {"os", "sys", "open", "subprocess", "threading", "time", "shutil", "socket", "tempfile"}
@@ -115,7 +117,7 @@ def _text(path: str, data: bytes) -> str | None:
 
 def _parse(source: str) -> ast.Module | None:
     try:
-        return ast.parse(source)
+        return parse_python(source)
     except (SyntaxError, ValueError, RecursionError):
         return None
 
@@ -256,7 +258,7 @@ def _impossible(rng: random.Random) -> ast.stmt:
         f"assert ({word!r}, {number}) == ({word!r}, {other})",
         f"assert {number} in ({other}, {other + 1})",
     ]
-    return ast.parse(rng.choice(forms)).body[0]
+    return parse_python(rng.choice(forms)).body[0]
 
 
 def _name(
