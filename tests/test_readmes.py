@@ -1,4 +1,4 @@
-"""Every Python block of the READMEs runs as written, from top to bottom."""
+"""Every Python block of the READMEs runs as written, from top to bottom, as in a notebook."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "m2gym").glob("*/README.md"))]
 
 
+NOTEBOOK = """
+import ast, asyncio, inspect, sys
+source = open(sys.argv[1], encoding="utf-8").read()
+code = compile(source, sys.argv[1], "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+result = eval(code, {"__name__": "__main__"})
+if inspect.iscoroutine(result):
+    asyncio.run(result)
+"""
+
+
 @pytest.mark.usefixtures("bwrap")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_readme_runs_as_written(page, tmp_path):
@@ -22,7 +32,7 @@ def test_a_readme_runs_as_written(page, tmp_path):
     program = tmp_path / "readme_blocks.py"
     program.write_text("\n".join(blocks), "utf-8")
     done = subprocess.run(
-        [sys.executable, str(program)],
+        [sys.executable, "-c", NOTEBOOK, str(program)],
         capture_output=True,
         text=True,
         cwd=tmp_path,

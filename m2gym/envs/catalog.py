@@ -38,6 +38,16 @@ class WithRewards:
         self._taskset, self._rewards = taskset, rewards
         self.name = taskset.name
 
+    @property
+    def progress(self) -> Any:
+        """Who is told about the taskset's downloads; ``None`` when it tells nobody."""
+        return getattr(self._taskset, "progress", None)
+
+    @progress.setter
+    def progress(self, hook: Any) -> None:
+        if hasattr(self._taskset, "progress"):
+            self._taskset.progress = hook
+
     def ids(self, split: Split) -> Sequence[str]:
         """Ids of one split."""
         return self._taskset.ids(split)
