@@ -22,6 +22,9 @@ Rewards = Sequence[str | Callable[..., Any] | RewardSpec] | Mapping[str, float]
 Tasks = str | Path | Sequence[Task] | Taskset | Callable[..., Taskset]
 
 
+TEST_LISTS = ("fail_to_pass", "pass_to_pass")
+
+
 @dataclass(frozen=True)
 class EnvEntry:
     """An environment's recipe: where its tasks come from and, where it says so, their rewards."""
@@ -53,15 +56,17 @@ class WithRewards:
         return self._taskset.ids(split)
 
     def task(self, task_id: str) -> Task:
-        """The task with the environment's rewards; a reward it has already keeps its parameters."""
+        """The task judged by the environment's rewards.
+
+        A reward of the ``tests-`` family that has no parameters takes those of the task's own,
+        else ``fail_to_pass`` and ``pass_to_pass`` of its metadata.
+        """
         task = self._taskset.task(task_id)
-        own = {spec.name: spec for spec in task.rewards}
-        shared = next((spec.parameters for spec in task.rewards), {})
+        known = {key: task.metadata[key] for key in TEST_LISTS if key in task.metadata}
+        tests = next((s.parameters for s in task.rewards if s.name.startswith("tests-")), known)
         rewards = tuple(
-            spec.model_copy(
-                update={"parameters": own[spec.name].parameters if spec.name in own else shared}
-            )
-            if not spec.parameters and spec.name.startswith("tests-")
+            spec.model_copy(update={"parameters": tests})
+            if spec.name.startswith("tests-") and not spec.parameters
             else spec
             for spec in self._rewards
         )
