@@ -66,6 +66,7 @@ struct slot {
 
 static int channel;
 static struct slot slots[SLOTS];
+static int top; /* no slot from here on was ever used */
 static struct shared *shared;
 static rlim_t limits[4];
 static const int limit_names[4] = {RLIMIT_NPROC, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_CPU};
@@ -241,7 +242,7 @@ static void mind(struct request *request, char *cwd, char **argv, char **envp, i
 }
 
 static struct slot *find(uint32_t id) {
-    for (int n = 0; n < SLOTS; n++)
+    for (int n = 0; n < top; n++)
         if (slots[n].minder && slots[n].id == id) return &slots[n];
     return NULL;
 }
@@ -276,6 +277,7 @@ static void start(struct request *request, char *text, size_t size, int *fds, in
         return;
     }
     *slot = (struct slot){request->id, minder, 0};
+    if (slot - slots >= top) top = slot - slots + 1;
 }
 
 /* Kill everything below `root`, not itself; what forks meanwhile is found by the next call. */
@@ -342,7 +344,7 @@ static void kill_strays(void) {
             if (length <= 0) continue;
             text[length] = 0;
             if (!(close_paren = strrchr(text, ')')) || atoi(close_paren + 4) != getpid()) continue;
-            for (int n = 0; n < SLOTS && !minder; n++) minder = slots[n].minder == pid;
+            for (int n = 0; n < top && !minder; n++) minder = slots[n].minder == pid;
             if (minder || close_paren[2] == 'Z') continue;
             found = 1;
             kill_below(pid);
@@ -356,7 +358,7 @@ static void kill_strays(void) {
 static void reap(void) {
     int status, strays = 0;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
-        for (int n = 0; n < SLOTS; n++) {
+        for (int n = 0; n < top; n++) {
             if (slots[n].minder != pid) continue;
             if (!shared[n].reported) send_reply(EXITED, slots[n].id, SIGKILL, 0, -1);
             if (slots[n].killing) send_reply(GONE, slots[n].id, 0, 0, -1);
@@ -441,7 +443,7 @@ static int serve(int argc, char **argv) {
     for (;;) {
         struct pollfd waits[2] = {{channel, POLLIN, 0}, {signals, POLLIN, 0}};
         int any = 0;
-        for (int n = 0; n < SLOTS && !any; n++) any = slots[n].minder && slots[n].killing;
+        for (int n = 0; n < top && !any; n++) any = slots[n].minder && slots[n].killing;
         poll(waits, 2, any ? 1 : -1);
         if (waits[1].revents) {
             struct signalfd_siginfo info;
@@ -477,7 +479,7 @@ static int serve(int argc, char **argv) {
             }
             for (int n = 0; n < count; n++) close(fds[n]);
         }
-        for (int n = 0; n < SLOTS; n++)
+        for (int n = 0; n < top; n++)
             if (slots[n].minder && slots[n].killing) kill_below(slots[n].minder);
     }
     if (getpid() != 1)

@@ -208,6 +208,23 @@ def test_unknown_kind_names_the_known() -> None:
         make_workspace(WorkspaceSpec(), "loca")
 
 
+async def test_ones_own_kind() -> None:
+    from m2gym.core.registry import WORKSPACES
+    from m2gym.workspaces.process import ProcessWorkspace
+
+    @WORKSPACES.decorator("test-own")
+    class Own(ProcessWorkspace):
+        kind = "test-own"
+
+        def environment(self, user, extra):  # type: ignore[no-untyped-def]
+            return super().environment(user, {"OWN": "1", **(extra or {})})
+
+    box = make_workspace(WorkspaceSpec(), "test-own")
+    assert isinstance(box, Own)
+    assert (await box.exec("echo $OWN")).stdout == b"1\n"
+    await box.stop()
+
+
 def test_check_names_what_is_missing() -> None:
     with pytest.raises(Exception, match=r"limits\.cpu, network"):
         check(WorkspaceSpec(network="public", limits=Limits(cpus=1)), frozenset({"fork"}))
