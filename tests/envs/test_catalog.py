@@ -8,7 +8,15 @@ import m2gym
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.envs.catalog import env_entry, reward_specs
 
-TESTS = "import calc\n\ndef test_add():\n    assert calc.add(2, 3) == 5\n\ndef test_zero():\n    assert calc.add(0, 0) == 0\n"
+TESTS = """
+import calc
+
+def test_add():
+    assert calc.add(2, 3) == 5
+
+def test_zero():
+    assert calc.add(0, 0) == 0
+"""
 
 
 def repository_task() -> m2gym.Task:
