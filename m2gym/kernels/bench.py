@@ -53,6 +53,18 @@ def median_ms(call: Callable[[], Any], seconds: float = 0.4) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def graphed_ms(call: Callable[[], Any]) -> float:
+    """Median milliseconds of ``call`` replayed from a CUDA graph: without the host's launches."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return median_ms(graph.replay)
+
+
 def extra_gb(call: Callable[[], Any], leaves: Sequence[torch.Tensor] = ()) -> float:
     """Peak memory of ``call`` above what was held before, without the leaves' gradients, GB."""
     for leaf in leaves:
@@ -190,7 +202,9 @@ def _time_experts(shape: tuple[int, int, int, int], tokens: int, load: str) -> I
 
         work = f"experts {name}, {tokens:,} tokens, {load}"
         yield row(f"{work}, forward", how, median_ms(forward), flops, gb=extra_gb(forward))
-        if tokens > 256:
+        if tokens <= 256:
+            yield row(f"{work}, forward, CUDA graph", how, graphed_ms(forward), flops)
+        else:
             yield row(
                 f"{work}, forward+backward", how, median_ms(both, 0.8), 3 * flops,
                 gb=extra_gb(both, leaves),
@@ -412,8 +426,9 @@ def bench_layer() -> Iterator[Row]:
         torch.set_default_dtype(torch.float32)
         for p in layer.parameters():
             torch.nn.init.normal_(p, std=0.02) if p.dim() > 1 else torch.nn.init.ones_(p)
+        name = f"{how}, {attention}"
         if fused:
-            fuse_norms(layer)
+            name = f"{name}, {fuse_norms(layer)} fused norms"
         trees = attention == "m2_tree"
         x = torch.randn(1 if trees else 4, 16384 if trees else 4096, 3072, device="cuda")
         x = x.bfloat16().requires_grad_()
@@ -432,7 +447,7 @@ def bench_layer() -> Iterator[Row]:
 
         leaves = [x, *layer.parameters()]
         yield row(
-            "whole M2 layer, 4 × 4,096, forward+backward", f"{how}, {attention}{', fused norms' * fused}",
+            "whole M2 layer, 4 × 4,096, forward+backward", name,
             median_ms(both, 0.8), gb=extra_gb(both, leaves),
         )  # fmt: skip
         del layer, x, both, leaves, upstream
