@@ -37,15 +37,24 @@ def waiting_bytes(fd: int) -> int:
 
 
 class Collector:
-    """Reads a stream as it comes, keeps its first ``limit`` bytes and drops the rest."""
+    """Reads a stream as it comes, keeps its first ``limit`` bytes and drops the rest.
+
+    A command that ends before `watch` is called costs no readiness events: its output, which fits
+    into the pipe, is taken by `finish`.
+    """
 
     def __init__(self, fd: int, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         self._fd, self._limit, self._loop = fd, limit, loop
         self._parts: list[bytes] = []
         self._kept = 0
         self.truncated = False
-        self.ended = False
-        loop.add_reader(fd, self._read)
+        self.ended = self._watched = False
+
+    def watch(self) -> None:
+        """Read from now on whenever there is something."""
+        if not self.ended and not self._watched:
+            self._watched = True
+            self._loop.add_reader(self._fd, self._read)
 
     def _read(self, size: int = CHUNK) -> int:
         try:
@@ -73,6 +82,7 @@ class Collector:
         if not self.ended:
             self._read(1)
         self._limit = 0
+        self.watch()
 
     def take(self) -> bytes:
         """What was kept since the last call."""
@@ -84,7 +94,7 @@ class Collector:
     def _close(self) -> None:
         if not self.ended:
             self.ended = True
-            if not self._loop.is_closed():
+            if self._watched and not self._loop.is_closed():
                 self._loop.remove_reader(self._fd)
             os.close(self._fd)
 

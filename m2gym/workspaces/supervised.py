@@ -24,6 +24,9 @@ from m2gym.workspaces.streams import Collector, Sink, Source, open_pipe
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LONG_SCRIPT = 60_000
+WATCH_AFTER = 0.003
+"""Seconds after which a command's output is read as it comes, not only at its end; the project's
+choice."""
 
 
 class SupervisedWorkspace:
@@ -181,7 +184,12 @@ class SupervisedWorkspace:
             late = True
             self.channel.kill_later(number)
 
+        def watch() -> None:
+            for stream in streams:
+                stream.watch()
+
         timer = loop.call_later(seconds, expire)
+        watcher = loop.call_later(WATCH_AFTER, watch)
         try:
             status = await ended
             if late:
@@ -193,6 +201,7 @@ class SupervisedWorkspace:
             raise
         finally:
             timer.cancel()
+            watcher.cancel()
             if feeder is not None:
                 feeder.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
