@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
-import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from m2gym.kernels import reference
 from m2gym.kernels.experts import experts
 from m2gym.kernels.logprobs import Cispo, policy_loss, token_logprobs
+from m2gym.kernels.peers import flex, grouped_mm, plain_logprobs, prefix_tree, turns_tree
 from m2gym.kernels.tree_attention import LARGE, tree_attention
 from m2gym.kernels.tune import balanced, tune
 
@@ -127,27 +125,6 @@ def _experts_inputs(shape: tuple[int, int, int, int], tokens: int, load: str) ->
     ]  # fmt: skip
 
 
-def _grouped_mm(shape: tuple[int, int, int, int]) -> Callable[..., torch.Tensor]:
-    """Transformers' own experts path over the same tensors."""
-    from types import SimpleNamespace
-
-    from transformers.integrations import moe
-
-    def call(
-        x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, ids: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
-        module = SimpleNamespace(
-            num_experts=shape[2], has_gate=True, has_bias=False, is_transposed=False,
-            gate_up_proj=gate_up, down_proj=down, act_fn=torch.nn.functional.silu,
-        )  # fmt: skip
-        module._apply_gate = lambda both: moe._default_apply_gate(module, both)
-        peer: Callable[..., torch.Tensor] = moe.grouped_mm_experts_forward
-        return peer(module, x, ids, weights)
-
-    return call
-
-
 def check_experts() -> Iterator[Row]:
     """Output and gradients against float64, at M2's widths and an uneven load."""
     inputs = _experts_inputs((3072, 1536, 16, 4), 700, "zipf")
@@ -155,7 +132,7 @@ def check_experts() -> Iterator[Row]:
     want = reference.experts(*truth)
     upstream = torch.randn_like(want)
     want.backward(upstream)
-    for how, call in (("ours", experts), ("grouped_mm", _grouped_mm((3072, 1536, 16, 4)))):
+    for how, call in (("ours", experts), ("grouped_mm", grouped_mm((3072, 1536, 16, 4)))):
         for x in inputs:
             x.grad = None
         out = call(*inputs)
@@ -189,7 +166,7 @@ def _time_experts(shape: tuple[int, int, int, int], tokens: int, load: str) -> I
     flops = 6.0 * tokens * top_k * hidden * inner
     upstream = torch.randn_like(inputs[0])
     name = "M2" if shape is M2 else "Qwen3-30B-A3B"
-    for how, call in (("ours", experts), ("grouped_mm", _grouped_mm(shape))):
+    for how, call in (("ours", experts), ("grouped_mm", grouped_mm(shape))):
 
         def forward(call: Callable[..., torch.Tensor] = call) -> None:
             with torch.no_grad():
@@ -211,10 +188,6 @@ def _time_experts(shape: tuple[int, int, int, int], tokens: int, load: str) -> I
             )  # fmt: skip
 
 
-def _plain_logprobs(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return log_softmax((h @ w.T).float(), dim=-1).gather(1, targets[:, None])[:, 0]
-
-
 def bench_logprobs() -> Iterator[Row]:
     tokens, width, vocabulary = 16384, 3072, 200064
     h = torch.randn(tokens, width, device="cuda").bfloat16().requires_grad_()
@@ -226,7 +199,7 @@ def bench_logprobs() -> Iterator[Row]:
         some = slice(0, 256)
         want, want_entropy = reference.token_logprobs(h[some].double(), w.double(), targets[some])
         got, entropy = token_logprobs(h[some], w, targets[some])
-        plain = _plain_logprobs(h[some], w, targets[some])
+        plain = plain_logprobs(h[some], w, targets[some])
     for how, value, right in (("ours", got, want), ("ours, entropy", entropy, want_entropy),
                               ("bf16 logits", plain, want)):  # fmt: skip
         yield {"work": "logprobs, largest error, nats", "how": how,
@@ -251,13 +224,13 @@ def bench_logprobs() -> Iterator[Row]:
         h.grad = w.grad = None
         total = torch.zeros((), device="cuda")
         for part, t in zip(torch.split(h, 2048), torch.split(targets, 2048), strict=True):
-            value: Any = checkpoint(_plain_logprobs, part, w, t, use_reentrant=False)
+            value: Any = checkpoint(plain_logprobs, part, w, t, use_reentrant=False)
             total = total + value.sum()
         total.backward()
 
     def plain_all() -> None:
         h.grad = w.grad = None
-        _plain_logprobs(h, w, targets).sum().backward()
+        plain_logprobs(h, w, targets).sum().backward()
 
     def forward() -> torch.Tensor:
         with torch.no_grad():
@@ -286,54 +259,6 @@ def bench_logprobs() -> Iterator[Row]:
         torch.cuda.empty_cache()
 
 
-def prefix_tree(prefix: int, branches: int, length: int) -> tuple[list[int], list[int]]:
-    starts = [0, *range(prefix, prefix + branches * length + 1, length)]
-    return starts, [-1] + [0] * branches
-
-
-def turns_tree(nodes: int, seed: int = 0) -> tuple[list[int], list[int]]:
-    """A multi-turn tree: nodes of 64 to 512 tokens, 16 deep at most, branching anywhere."""
-    rng = random.Random(seed)
-    starts: list[int] = [0]
-    parents: list[int] = []
-    chain: list[int] = []
-    for node in range(nodes):
-        if len(chain) >= 16 or (chain and rng.random() < 0.4):
-            del chain[rng.randint(1, len(chain)) :]
-        parents.append(chain[-1] if chain else -1)
-        chain.append(node)
-        starts.append(starts[-1] + 64 * rng.randint(1, 8))
-    return starts, parents
-
-
-def _flex(starts: list[int], parents: list[int]) -> Callable[..., torch.Tensor]:
-    """FlexAttention with a tree mask: preorder makes ancestors an interval test."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    count = len(parents)
-    after = list(range(1, count + 1))
-    for node in range(count - 1, -1, -1):
-        if parents[node] >= 0:
-            after[parents[node]] = max(after[parents[node]], after[node])
-    sizes = torch.tensor([b - a for a, b in itertools.pairwise(starts)])
-    ends = torch.tensor([starts[a] for a in after]).repeat_interleave(sizes).cuda()
-
-    def sees(b: Any, h: Any, q: Any, k: Any) -> Any:
-        return (q >= k) & (q < ends[k])
-
-    total = starts[-1]
-    mask = torch.compile(create_block_mask)(sees, None, None, total, total, device="cuda")
-    compiled = torch.compile(flex_attention)
-
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-        out: Any = compiled(q, k, v, block_mask=mask, enable_gqa=True)
-        attended: torch.Tensor = out[0].transpose(0, 1)
-        return attended
-
-    return call
-
-
 def bench_tree() -> Iterator[Row]:
     yield from _check_tree(*turns_tree(24))
     for name, sizes in TREES.items():
@@ -356,7 +281,7 @@ def _time_tree(
         return lambda q, k, v: tree_attention(q, k, v, starts, parents, large=bound)
 
     calls = {f"ours, alone from {bound:,}": ours(bound) for bound in large}
-    calls["FlexAttention"] = _flex(starts, parents)
+    calls["FlexAttention"] = flex(starts, parents)
     for how, call in calls.items():
 
         def both(call: Callable[..., torch.Tensor] = call) -> None:
