@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -245,9 +246,9 @@ def _linux() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
 
-def remove_groups_of(owner: str) -> None:
-    """Remove the groups that a dead owner's boxes left."""
-    for parent in dict.fromkeys(hierarchy().parents.values()):
+def remove_groups_of(owner: str, parents: Iterable[Path]) -> None:
+    """Remove the groups that a dead owner's boxes left below ``parents``."""
+    for parent in dict.fromkeys(parents):
         for folder in parent.glob(f"{owner}-*"):
             with contextlib.suppress(InfraError):
                 _remove(folder)

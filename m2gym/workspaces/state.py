@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from m2gym.core.errors import InfraError
+from m2gym.workspaces.limits import hierarchy, remove_groups_of
 
 
 class Stoppable(Protocol):
@@ -48,6 +49,8 @@ class State:
             self.path.chmod(0o711)
             for name in ("boxes", "layers"):
                 (self.path / name).mkdir(mode=0o711)
+            parents = dict.fromkeys(map(str, hierarchy().parents.values()))
+            (self.path / "groups").write_text("\n".join(parents))
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -94,10 +97,8 @@ def _base() -> Path:
     return base
 
 
-def sweep(base: Path, remove_groups: Callable[[str], None] | None = None) -> list[str]:
+def sweep(base: Path) -> list[str]:
     """Remove what dead owners left below ``base``; the names of the removed."""
-    from m2gym.workspaces.limits import remove_groups_of
-
     removed = []
     for folder in base.iterdir():
         if not folder.name.startswith("m2gym-"):
@@ -111,7 +112,9 @@ def sweep(base: Path, remove_groups: Callable[[str], None] | None = None) -> lis
         except BlockingIOError:
             continue
         else:
-            (remove_groups or remove_groups_of)(folder.name)
+            with contextlib.suppress(FileNotFoundError):
+                parents = [Path(p) for p in (folder / "groups").read_text().splitlines()]
+                remove_groups_of(folder.name, parents)
             remove_tree(folder)
             removed.append(folder.name)
         finally:
