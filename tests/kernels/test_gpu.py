@@ -1,0 +1,59 @@
+"""On a card: real widths against float64, and races looked for by repeated runs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from m2gym.kernels import bench
+from m2gym.kernels.experts import experts
+from m2gym.kernels.logprobs import Cispo, policy_loss
+from m2gym.kernels.peers import turns_tree
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def errors(row: bench.Row) -> list[float]:
+    return [value for key, value in row.items() if key not in ("work", "how")]
+
+
+def test_experts_at_m2s_width() -> None:
+    for row in bench.check_experts():
+        assert max(errors(row)) < 1e-2, row
+
+
+def test_tree_attention_on_each_library() -> None:
+    for row in bench._check_tree(*turns_tree(24)):
+        assert max(errors(row)) < 1e-2, row
+
+
+def test_experts_repeat_to_the_bit() -> None:
+    inputs = bench._experts_inputs((1024, 512, 32, 4), 3000, "zipf")
+    first: list[torch.Tensor] = []
+    for _ in range(20):
+        for x in inputs:
+            x.grad = None
+        out = experts(*inputs)
+        out.backward(torch.ones_like(out))
+        got = [out.detach(), *(x.grad for x in inputs if x.grad is not None)]
+        first = first or got
+        assert all(torch.equal(a, b) for a, b in zip(first, got, strict=True))
+
+
+def test_policy_loss_repeats_to_the_bit() -> None:
+    hidden = torch.randn(1500, 256, device="cuda").bfloat16().requires_grad_()
+    head = torch.randn(50_001, 256, device="cuda").bfloat16()
+    targets = torch.randint(0, 50_001, (1500,), device="cuda")
+    ones = torch.ones(1500, device="cuda")
+    first: list[torch.Tensor] = []
+    for _ in range(10):
+        hidden.grad = None
+        out = policy_loss(hidden, head, targets, ones, -9 * ones, ones, Cispo(), chunk=640)
+        out.loss.backward()
+        assert hidden.grad is not None
+        got = [out.logprobs_T, out.entropy_T, hidden.grad]
+        first = first or got
+        assert all(torch.equal(a, b) for a, b in zip(first, got, strict=True))
