@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from m2gym.cli import options
 from m2gym.cli.output import note, show, show_json
-from m2gym.core.errors import UnknownIdError
+from m2gym.core.errors import InputError, UnknownIdError
 
-NAMES = ("episode", "workspace")
+Rows = list[dict[str, Any]]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="episode or workspace.")],
+    name: Annotated[str, typer.Argument(help="episode, workspace, forge or kernels.")],
     env: Annotated[str, typer.Option(help="Environment measured by `episode`.")] = "swe-repo",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Tasks of `episode`.")] = 4,
     repeat: Annotated[int, typer.Option("--repeat", "-k", min=1, help="Repetitions.")] = 5,
@@ -26,21 +28,50 @@ def bench(
     debug: options.Debug = False,
 ) -> None:
     """Measure speed on this machine; figures are medians of one run."""
-    if name not in NAMES:
-        raise UnknownIdError("benchmark", name, NAMES)
-    note("measuring; leave the machine alone for a few minutes")
-    if name == "workspace":
-        rows: list[dict[str, Any]] = importlib.import_module("m2gym.workspaces.bench").run()
-    else:
+
+    def episode() -> Rows:
         from m2gym.rollout.bench import bench_episode
 
         figures = bench_episode(env, limit=limit, repeat=repeat, workspace=workspace)
-        rows = [asdict(figure) for figure in figures]
+        return [asdict(figure) for figure in figures]
+
+    benches: dict[str, Callable[[], Rows]] = {
+        "episode": episode,
+        "workspace": lambda: _module("m2gym.workspaces.bench"),
+        "forge": lambda: _module("m2gym.forge.bench"),
+        "kernels": lambda: _module("m2gym.kernels.bench"),
+    }
+    if name not in benches:
+        raise UnknownIdError("benchmark", name, benches)
+    note("measuring; leave the machine alone for a few minutes")
+    rows = benches[name]()
     if json:
         show_json(rows)
-        return
-    table = Table("what", "measured", "target", "beside")
+    else:
+        show(_table(rows))
+
+
+def _module(name: str) -> Rows:
+    try:
+        rows: Rows = importlib.import_module(name).run()
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"this benchmark needs {error.name}: pip install 'm2gym[train,kernels]'"
+        ) from error
+    except RuntimeError as error:
+        raise InputError(str(error)) from error
+    return rows
+
+
+def _table(rows: Rows) -> Table:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*columns)
     for row in rows:
-        measured = f"{row['value']:.4g} {row['unit']}"
-        table.add_row(row["name"], measured, row["target"] or "–", row["baseline"])
-    show(table)
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))

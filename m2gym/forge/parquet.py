@@ -24,7 +24,7 @@ def _pyarrow() -> tuple[ModuleType, ModuleType]:
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        raise InputError("Parquet needs pyarrow: pip install pyarrow") from error
+        raise InputError("Parquet needs pyarrow: pip install 'm2gym[parquet]'") from error
 
 
 def export_parquet(pool: DataPool, path: str | Path, *, rows: int = 4096) -> int:
