@@ -34,6 +34,10 @@ class UnknownIdError(InputError, LookupError):
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 
+class UngradableError(InputError):
+    """The agent left what cannot be taken out or read (too much, too deep): graded 0, its doing."""
+
+
 class EpisodeOverError(InputError):
     """The episode has ended (or none was begun): call ``reset`` first."""
 

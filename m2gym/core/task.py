@@ -37,6 +37,9 @@ class Limits(Frozen):
     cpu_seconds: float | None = Field(None, gt=0, description="CPU time of one process, seconds")
     cpus: float | None = Field(None, gt=0, description="share of processors, in cores")
     output_bytes: int = Field(10 * 2**20, ge=1024, description="bytes kept of each stream")
+    total_output_chars: int | None = Field(
+        2_000_000, ge=1, description="characters of observations an episode may take in all"
+    )
     observation_chars: int = Field(16_000, ge=200, description="characters of an observation")
 
 

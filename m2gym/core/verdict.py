@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from m2gym.core.task import Frozen
 
 Status = Literal["ok", "agent_error", "forged", "infra_error", "verifier_error", "cancelled"]
-Stop = Literal["submitted", "exited", "deadline", "steps", "tokens", "cost", "context", "loop"]
+Stop = Literal[
+    "submitted", "exited", "deadline", "steps", "tokens", "cost", "context", "output", "loop"
+]
 Isolation = Literal["fresh", "shared"]
 
 GRADED: frozenset[str] = frozenset({"ok", "agent_error", "forged"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,15 @@ def make_async(
     if split not in ("train", "test"):
         raise InputError(f"split is 'train' or 'test', got {split!r}")
     entry = env_entry(id)
+    try:
+        taskset = entry.taskset(**settings)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise InputError(f"environment {id!r} does not know this setting: {error}") from error
     return AsyncEnv(
         entry.id,
-        entry.taskset(**settings),
+        taskset,
         split=split,
         workspace=workspace,
         shaping=shaping,
@@ -155,18 +162,13 @@ def make(
         render_mode: ``None``, ``"ansi"`` or ``"human"``.
         settings: passed to the environment's taskset.
     """
-    from m2gym.envs.env import WorkspaceEnv
-
     entry = env_entry(id)
     gymnasium_ids.register(entry.id)
-    env: Any = gymnasium.make(
-        gymnasium_ids.gymnasium_id(entry.id),
-        render_mode=render_mode,
-        split=split,
-        workspace=workspace,
-        **settings,
-    )
-    assert isinstance(env, WorkspaceEnv)
+    spec = copy.deepcopy(gymnasium.spec(gymnasium_ids.gymnasium_id(entry.id)))
+    settings.update(split=split, workspace=workspace)
+    env = make_env(entry.id, render_mode, **settings)
+    spec.kwargs |= {"render_mode": render_mode, **settings}
+    env.spec = spec
     return env
 
 
@@ -244,6 +246,11 @@ def _taskset_factory(id: str, tasks: Tasks) -> Callable[..., Taskset]:
 
             return registered
         folder = Path(tasks)
+        if not folder.is_dir():
+            known = ", ".join(TASKSETS.names())
+            raise InputError(
+                f"tasks={str(tasks)!r} is neither a folder nor a registered taskset ({known})"
+            )
 
         def from_folder(**settings: Any) -> Taskset:
             from m2gym.tasksets.folder import FolderTaskset

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 
 from m2gym.core.background import run_sync
+from m2gym.core.errors import InputError
 from m2gym.core.protocols import Action
 from m2gym.core.spaces import AnyText, CommandOrToolCall
 from m2gym.core.tools import Toolbox, ToolSchema
@@ -26,6 +27,8 @@ class WorkspaceEnv(gymnasium.Env[str, Any]):
     metadata = {"render_modes": ["ansi", "human"], "render_fps": 1}  # noqa: RUF012
 
     def __init__(self, twin: AsyncEnv, render_mode: str | None = None) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise InputError(f"render_mode is None, 'ansi' or 'human', got {render_mode!r}")
         self.twin = twin
         self.render_mode = render_mode
         self.observation_space = AnyText()

@@ -22,7 +22,7 @@ from m2gym.core.trajectory import Step, Trajectory
 from m2gym.core.verdict import Stop, Verdict
 from m2gym.core.workspace import Shell, Workspace
 from m2gym.envs.observation import cut_middle, notes
-from m2gym.envs.tools import workspace_tools
+from m2gym.envs.tools import AGENT_ERRNOS, encode, workspace_tools
 from m2gym.rewards import check_rewards, grade
 from m2gym.workspaces import make_workspace
 
@@ -58,6 +58,7 @@ class WorkspaceEpisode:
         self._tool_factory = tools
         self._toolbox = Toolbox(tools(self))
         self._steps: list[Step] = []
+        self._shown_chars = 0
         self._shell: Shell | None = None
         self._verdict: Verdict | None = None
         self._grading = asyncio.Lock()
@@ -137,6 +138,10 @@ class WorkspaceEpisode:
             return Observation(text, self._verdict.reward or 0.0, True, self._verdict.stop, info)
         if self._time_left() <= 0:
             return await self._end("deadline", text)
+        self._shown_chars += len(text)
+        most = self.task.limits.total_output_chars
+        if most is not None and self._shown_chars >= most:
+            return await self._end("output", text)
         if self.task.limits.steps is not None and len(self._steps) >= self.task.limits.steps:
             return await self._end("steps", text)
         return Observation(text, info=info)
@@ -189,6 +194,7 @@ class WorkspaceEpisode:
                 tools=self._tool_factory,
             )
             child._steps = list(self._steps)
+            child._shown_chars = self._shown_chars
             child.seconds = dict(self.seconds)
             children.append(child)
         return children
@@ -236,6 +242,7 @@ class WorkspaceEpisode:
     async def _run_command(self, command: str) -> tuple[str, dict[str, object]]:
         if "\0" in command:
             raise InputError("a shell command cannot hold a NUL character")
+        encode(command)
         if self._shell is None:
             self._shell = await self.workspace.shell()
         timeout = min(self.task.limits.exec_seconds, max(self._time_left(), 0.1))
@@ -250,8 +257,13 @@ class WorkspaceEpisode:
         limit = self.task.limits.observation_chars
         if len(text) <= limit:
             return text
-        whole = f"{OUTPUT_FOLDER}/{len(self._steps) + 1}.txt"
-        await self.workspace.write(whole, text.encode("utf-8", "replace"))
+        whole: str | None = f"{OUTPUT_FOLDER}/{len(self._steps) + 1}.txt"
+        try:
+            await self.workspace.write(str(whole), text.encode("utf-8", "replace"))
+        except OSError as error:
+            if error.errno not in AGENT_ERRNOS:
+                raise
+            whole = None
         return cut_middle(text, limit, whole)
 
     async def _end(self, stop: Stop, text: str) -> Observation:

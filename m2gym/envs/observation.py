@@ -5,7 +5,7 @@ from __future__ import annotations
 from m2gym.core.workspace import ExecResult
 
 
-def cut_middle(text: str, limit: int, whole: str) -> str:
+def cut_middle(text: str, limit: int, whole: str | None) -> str:
     """``text`` in at most about ``limit`` characters; ``whole`` says where all of it lies.
 
     >>> print(cut_middle("a" * 10 + "b" * 10, 8, "/tmp/out.txt"))
@@ -17,7 +17,8 @@ def cut_middle(text: str, limit: int, whole: str) -> str:
         return text
     head, tail = limit - limit // 2, limit // 2
     left_out = len(text) - head - tail
-    note = f"[… {left_out} of {len(text)} characters left out; the whole is in {whole} …]"
+    where = f"the whole is in {whole}" if whole else "the whole could not be kept in the box"
+    note = f"[… {left_out} of {len(text)} characters left out; {where} …]"
     return f"{text[:head]}\n{note}\n{text[len(text) - tail :]}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from m2gym.core.errors import InputError
@@ -9,6 +12,35 @@ from m2gym.core.tools import Tool
 
 if TYPE_CHECKING:
     from m2gym.envs.episode import WorkspaceEpisode
+
+
+AGENT_ERRNOS = frozenset(
+    {
+        errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+        errno.ENAMETOOLONG, errno.EROFS, errno.ELOOP, errno.EINVAL, errno.ETXTBSY, errno.EXDEV,
+    }
+)  # fmt: skip
+"""What a wrong path of the agent's gives; any other error is the machine's."""
+
+
+def encode(text: str) -> bytes:
+    """UTF-8 of an agent's text; `InputError` for surrogates that stand for no byte."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is no valid Unicode: {error}") from None
+
+
+@contextmanager
+def _agents_path(verb: str, path: str) -> Iterator[None]:
+    encode(path)
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.errno not in AGENT_ERRNOS:
+            raise
+        why = error.strerror or str(error)
+        raise InputError(f"cannot {verb} {path[:200]!r}: {why}") from None
 
 
 def workspace_tools(episode: WorkspaceEpisode) -> list[Tool]:
@@ -30,8 +62,9 @@ def workspace_tools(episode: WorkspaceEpisode) -> list[Tool]:
 
     async def write_file(path: str, content: str) -> str:
         """Write a whole text file, making its folders."""
-        data = content.encode("utf-8", "surrogateescape")
-        await episode.workspace.write(path, data)
+        data = encode(content)
+        with _agents_path("write", path):
+            await episode.workspace.write(path, data)
         return f"wrote {len(data)} bytes to {path}"
 
     async def replace(path: str, old: str, new: str) -> str:
@@ -40,9 +73,8 @@ def workspace_tools(episode: WorkspaceEpisode) -> list[Tool]:
         count = text.count(old) if old else 0
         if count != 1:
             raise InputError(f"`old` must stand exactly once in {path}; it stands {count} times")
-        await episode.workspace.write(
-            path, text.replace(old, new).encode("utf-8", "surrogateescape")
-        )
+        with _agents_path("write", path):
+            await episode.workspace.write(path, encode(text.replace(old, new)))
         return f"replaced one place in {path}"
 
     async def submit() -> str:
@@ -54,7 +86,5 @@ def workspace_tools(episode: WorkspaceEpisode) -> list[Tool]:
 
 
 async def _read(episode: WorkspaceEpisode, path: str) -> bytes:
-    try:
+    with _agents_path("read", path):
         return await episode.workspace.read(path)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"cannot read {path!r}: {error}") from None

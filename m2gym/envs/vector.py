@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 
-from m2gym.core.errors import InfraError, VerifierError
+from m2gym.core.errors import EpisodeOverError, InfraError, InputError, VerifierError
 
 Lost = InfraError | VerifierError
 
@@ -31,10 +31,14 @@ class VectorMember(gymnasium.Wrapper[str, Any, str, Any]):
             return "", self._info(error)
 
     def step(self, action: Any) -> tuple[str, Any, bool, bool, dict[str, Any]]:
-        """As the member's, or the masked step."""
+        """As the member's, or the masked one; a malformed action is answered by an observation."""
         if self._lost is None:
             try:
                 return super().step(action)
+            except EpisodeOverError:
+                raise
+            except InputError as error:
+                return f"[{error}]", 0.0, False, False, {"valid": True, "error": str(error)}
             except (InfraError, VerifierError) as error:
                 self._lost = error
         return "", math.nan, False, True, self._info(self._lost)

@@ -13,14 +13,14 @@ import tarfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from m2gym.core.errors import InputError
+from m2gym.core.errors import UngradableError
 
 MAX_FILES = 100_000
 MAX_BYTES = 2 * 2**30
 """Bounds of what is graded: the project's choice. Beyond them the agent's work cannot be graded."""
 
 
-class OversizedError(InputError):
+class OversizedError(UngradableError):
     """The agent left more files or bytes than can be graded."""
 
 

@@ -19,12 +19,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from m2gym.core.errors import InfraError, VerifierError
+from m2gym.core.errors import InfraError, UngradableError, VerifierError
 from m2gym.core.task import PreparedTask, WorkspaceSpec
 from m2gym.core.verdict import Score, Stop, Verdict
 from m2gym.core.workspace import User, Workspace
 from m2gym.rewards.combine import combine, score_names
-from m2gym.rewards.exported import Exported, OversizedError, clean
+from m2gym.rewards.exported import Exported, clean
 from m2gym.rewards.flags import look
 from m2gym.rewards.functions import GradedArtifacts, call, check_rewards
 from m2gym.rewards.grading import Grading, tree
@@ -76,7 +76,7 @@ async def grade(
                 hidden=hidden,
             )
             scores = await _scores(grading)
-    except OversizedError as error:
+    except UngradableError as error:
         return _verdict(0.0, {}, "agent_error", stop, {**evidence, "error": str(error)})
     except TimeoutError as error:
         if not clock.expired():

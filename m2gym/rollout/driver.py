@@ -133,7 +133,8 @@ async def _act_and_grade(
             verdict = await episode.submit(stop)
     except (InfraError, OSError) as error:
         return _failure("infra_error", stop), cause(error)
-    except VerifierError as error:
+    # The one boundary of an episode: whatever else is raised is the grader's fault, and is told.
+    except Exception as error:
         return _failure("verifier_error", stop), cause(error)
     if submitted_before:
         clock.move("agent", "grade", episode.seconds["grade"])
@@ -209,5 +210,6 @@ async def _close(episode: WorkspaceEpisode) -> None:
     except asyncio.CancelledError:
         await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
         raise
-    except (TimeoutError, InfraError, OSError) as error:
+    # A box that cannot be removed must not take the finished record with it.
+    except Exception as error:
         warnings.warn(f"a box could not be removed: {cause(error)}", RuntimeWarning, stacklevel=2)

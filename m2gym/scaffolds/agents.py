@@ -29,12 +29,18 @@ def parse_agent(text: str, model: str | None = None) -> Scaffold:
         kind, colon, argument = _imported(name, argument), "", ""
     else:
         kind = SCAFFOLDS.get(name)
+    if not callable(kind):
+        raise InputError(f"agent {text!r} is a {type(kind).__name__}, not a scaffold class")
     options: dict[str, Any] = {}
     if model is not None:
         if "model" not in inspect.signature(kind).parameters:
             raise InputError(f"agent {name!r} calls no model; leave the model {model!r} out")
         options["model"] = model
     if not colon:
+        try:
+            inspect.signature(kind).bind(**options)
+        except TypeError as error:
+            raise InputError(f"agent {text!r} needs an argument, {name}:…: {error}") from None
         scaffold = kind(**options)
     elif hasattr(kind, "from_argument"):
         scaffold = kind.from_argument(argument, **options)

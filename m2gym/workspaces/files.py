@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
-from m2gym.core.errors import InfraError, InputError
+from m2gym.core.errors import InfraError, InputError, UngradableError
 
 Owner = tuple[int, int] | None
 """Host user and group id that new files get; ``None`` keeps the caller's."""
@@ -30,7 +30,7 @@ _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _PATH = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class TooLargeError(InputError):
+class TooLargeError(UngradableError):
     """What should be exported is larger than the box's disk limit allows."""
 
 

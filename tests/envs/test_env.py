@@ -80,6 +80,11 @@ def test_tools_act_in_the_same_box(env):
         ({"name": "read_file", "arguments": {"path": "nowhere"}}, "nowhere"),
         ({"name": "replace", "arguments": {"path": "a.txt", "old": "z", "new": ""}}, "0 times"),
         ("echo \0", "NUL"),
+        ("echo \ud800", "Unicode"),
+        ({"name": "write_file", "arguments": {"path": "/usr/x", "content": ""}}, "'/usr/x'"),
+        ({"name": "write_file", "arguments": {"path": "a.txt/x", "content": ""}}, "'a.txt/x'"),
+        ({"name": "write_file", "arguments": {"path": "x", "content": "\ud800"}}, "Unicode"),
+        ({"name": "read_file", "arguments": {"path": "x" * 5000}}, "cannot read"),
     ],
 )
 def test_a_malformed_action_is_refused_and_the_episode_goes_on(env, action, says):
@@ -152,6 +157,43 @@ def test_long_output_is_cut_in_the_middle_and_lies_whole_in_the_box():
     path = text.split("the whole is in ")[1].split(" ")[0]
     assert env.step(f"wc -l < {path}")[0].strip() == "5000"
     env.close()
+
+
+def test_an_agent_that_spoils_the_output_folder_still_sees_its_output():
+    env = m2gym.make(tiny.register("tiny-spoilt", observation_chars=500))
+    env.reset(seed=0)
+    env.step("ln -s /usr /tmp/m2gym-output")
+    assert "could not be kept" in env.step("seq 1 5000")[0]
+    env.close()
+
+
+def test_the_output_limit_truncates_and_is_graded():
+    env = m2gym.make(tiny.register("tiny-output", total_output_chars=1000))
+    env.reset(seed=0)
+    assert env.step("echo hi > out.txt; seq 1 100")[3] is False
+    _, reward, terminated, truncated, info = env.step("seq 1 300")
+    assert (reward, terminated, truncated) == (1.0, False, True)
+    assert info["verdict"].stop == "output"
+    env.close()
+
+
+def test_too_much_left_behind_is_the_agents_doing_and_graded():
+    env = m2gym.make(tiny.register("tiny-disk", disk_mb=20))
+    env.reset(seed=0)
+    env.step("for i in 1 2 3; do head -c 9000000 /dev/zero > f$i; done")
+    *_, reward, _, _, info = env.submit()
+    assert (reward, info["verdict"].status) == (0.0, "agent_error")
+    env.close()
+
+
+def test_wrong_settings_are_named():
+    tiny.register()
+    with pytest.raises(InputError, match="'foo'"):
+        m2gym.make("tiny", foo=1)
+    with pytest.raises(InputError, match="render_mode"):
+        m2gym.make("tiny", render_mode="rgb")
+    with pytest.raises(InputError, match="neither a folder"):
+        m2gym.register("nowhere", tasks="/no/such/folder")
 
 
 def test_forks_go_their_own_ways(env):
@@ -267,6 +309,17 @@ def test_a_member_that_loses_its_box_is_masked_and_the_others_go_on():
     assert infos["valid"].tolist() == [False, True]
     assert "Error" in infos["cause"][0]
     assert "Write hi" in envs.step(("true", "true"))[0][0]
+    envs.close()
+
+
+def test_a_malformed_action_is_answered_to_the_member_that_gave_it():
+    envs = m2gym.make_vec(tiny.register(), 2)
+    envs.reset(seed=0)
+    observations, _, _, truncated, infos = envs.step(({"name": "bsh"}, "echo b"))
+    assert "did you mean 'bash'" in observations[0]
+    assert observations[1] == "b\n"
+    assert not truncated.any()
+    assert "bash" in infos["error"][0]
     envs.close()
 
 
