@@ -141,8 +141,9 @@ def test_a_process_ended_while_building_leaves_nothing_in_the_way(
     cache: Cache, number: signal.Signals
 ) -> None:
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from m2gym.tasksets.cache import Cache\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def build(folder):\n"
         "    (folder / 'half').touch(); print('building', flush=True); time.sleep(60)\n"
         "Cache(sys.argv[1]).folder('kind', 'k' * 64, build)\n"
