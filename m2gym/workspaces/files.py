@@ -21,17 +21,32 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from m2gym.core.errors import InfraError, InputError, UngradableError
+from m2gym.workspaces.removal import empty
 
 Owner = tuple[int, int] | None
 """Host user and group id that new files get; ``None`` keeps the caller's."""
 
 MAX_LINKS = 40
+MAX_LEVELS = 256
+"""Folders within folders that are exported, copied or walked; the project's choice."""
+
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _PATH = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class TooLargeError(UngradableError):
     """What should be exported is larger than the box's disk limit allows."""
+
+
+class TooDeepError(UngradableError):
+    """Folders are nested deeper than `MAX_LEVELS`."""
+
+    @classmethod
+    def of(cls, what: str) -> TooDeepError:
+        """The error for a path, named by its beginning."""
+        return cls(
+            f"expected at most {MAX_LEVELS} folders within each other; {what[:200]} is deeper"
+        )
 
 
 class Tree:
@@ -65,7 +80,12 @@ class Tree:
             _put(parent, name, data, mode, owner)
 
     def export(self, paths: Sequence[str], limit: int | None) -> bytes:
-        """A tar of paths below the work folder; missing ones are left out."""
+        """A tar of paths below the work folder; missing ones are left out.
+
+        Raises:
+            TooLargeError: the files exceed ``limit`` bytes.
+            TooDeepError: folders are nested deeper than `MAX_LEVELS`.
+        """
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
             done: set[str] = set()
@@ -147,6 +167,8 @@ class Tree:
                     yield stack[-1], name
                     return
                 if name != ".":
+                    if len(stack) > MAX_LEVELS:
+                        raise TooDeepError.of(path)
                     stack.append(os.open(name, _PATH | os.O_DIRECTORY, dir_fd=stack[-1]))
         finally:
             for fd in stack:
@@ -188,7 +210,13 @@ def _put(
 
 
 def _add(
-    tar: tarfile.TarFile, parent: int, last: str, name: str, done: set[str], limit: int | None
+    tar: tarfile.TarFile,
+    parent: int,
+    last: str,
+    name: str,
+    done: set[str],
+    limit: int | None,
+    level: int = 0,
 ) -> None:
     if name in done:
         return
@@ -208,6 +236,8 @@ def _add(
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
     elif stat.S_ISDIR(info.st_mode):
+        if level > MAX_LEVELS:
+            raise TooDeepError.of(name)
         member.type = tarfile.DIRTYPE
         tar.addfile(member)
         fd = os.open(last, _LOOK | os.O_DIRECTORY, dir_fd=parent)
@@ -215,7 +245,7 @@ def _add(
             for entry in _names(fd):
                 inner = entry if name == "." else f"{name}/{entry}"
                 with contextlib.suppress(FileNotFoundError):
-                    _add(tar, fd, entry, inner, done, limit)
+                    _add(tar, fd, entry, inner, done, limit, level + 1)
         finally:
             os.close(fd)
 
@@ -287,8 +317,7 @@ def _clear(parent: int, name: str, *, keep_file: bool = False) -> None:
         return
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     try:
-        for entry in _names(fd):
-            _clear(fd, entry)
+        empty(fd)
     finally:
         os.close(fd)
     os.rmdir(name, dir_fd=parent)

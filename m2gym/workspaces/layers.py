@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InfraError, InputError
+from m2gym.workspaces.files import MAX_LEVELS, TooDeepError
 from m2gym.workspaces.state import State, full_disk, remove_tree
 
 FOLDERS = ("work", "home", "grader", "root", "tmp")
@@ -28,6 +29,9 @@ KEPT_BASES = 64
 
 MAX_DEPTH = 100
 """Layers below a box before they are merged (the kernel stops at 500); the project's choice."""
+
+LONGEST_PATH = 3800
+"""Bytes of a folder's path that is copied: a name in it still fits the kernel's 4096."""
 
 _FICLONE = 0x40049409
 
@@ -137,19 +141,27 @@ def fingerprint(root: Path) -> str:
 
 
 def copy_tree(
-    source: Path, target: Path, owner: tuple[int, int] | None, *, raw: bool = False
+    source: Path,
+    target: Path,
+    owner: tuple[int, int] | None,
+    *,
+    raw: bool = False,
+    level: int = 0,
 ) -> None:
     """Copy a folder with modes, times and links; share blocks where the file system can.
 
     ``raw`` copies an overlay's upper folder: owners, extended attributes and whiteouts stay.
-    Pipes and sockets are left out.
+    Pipes and sockets are left out. Folders nested too deep, or beyond the longest path, are a
+    `TooDeepError`.
     """
+    if level > MAX_LEVELS or len(os.fsencode(target)) > LONGEST_PATH:
+        raise TooDeepError.of(os.fspath(source))
     target.mkdir(exist_ok=True)
     with os.scandir(source) as entries:
         for entry in entries:
             place, info = target / entry.name, entry.stat(follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
-                copy_tree(Path(entry.path), place, owner, raw=raw)
+                copy_tree(Path(entry.path), place, owner, raw=raw, level=level + 1)
                 continue
             if stat.S_ISLNK(info.st_mode):
                 place.symlink_to(Path(entry.path).readlink())
@@ -227,8 +239,12 @@ class Stack:
     def with_copy_of(self, upper: Path) -> Stack:
         """This stack and a frozen copy of an upper folder on it."""
         layer = Layer(_new_folder())
-        with full_disk("taking a snapshot"):
-            copy_tree(upper, layer.path, None, raw=True)
+        try:
+            with full_disk("taking a snapshot"):
+                copy_tree(upper, layer.path, None, raw=True)
+        except (OSError, InfraError, InputError):
+            layer.release()
+            raise
         return Stack([*self.copy().layers, layer])
 
 

@@ -14,16 +14,17 @@ import errno
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from m2gym.core.errors import InfraError
 from m2gym.workspaces.limits import hierarchy, remove_groups_of
+from m2gym.workspaces.removal import empty
 
 
 class Stoppable(Protocol):
@@ -77,7 +78,7 @@ class State:
             return
         for box in list(self.live.values()):
             box.stop_now()
-        remove_tree(self.path)
+        _remove_state(self.path)
         os.close(self._lock)
         if type(self)._current is self:
             type(self)._current = None
@@ -98,8 +99,11 @@ def _base() -> Path:
 
 
 def sweep(base: Path) -> list[str]:
-    """Remove what dead owners left below ``base``; the names of the removed."""
-    removed = []
+    """Remove what dead owners left below ``base``; the names of the removed.
+
+    What cannot be removed is warned of and tried again by the next sweep; it never raises for it.
+    """
+    removed, kept = [], []
     for folder in base.iterdir():
         if not folder.name.startswith("m2gym-"):
             continue
@@ -107,35 +111,75 @@ def sweep(base: Path) -> list[str]:
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            kept.append(f"{folder} ({error})")
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_groups(folder)
+            if _remove_state(folder):
+                removed.append(folder.name)
+            else:
+                kept.append(os.fspath(folder))
         except BlockingIOError:
             continue
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                parents = [Path(p) for p in (folder / "groups").read_text().splitlines()]
-                remove_groups_of(folder.name, parents)
-            remove_tree(folder)
-            removed.append(folder.name)
+        except OSError as error:
+            kept.append(f"{folder} ({error})")
         finally:
             os.close(lock)
+    if kept:
+        warnings.warn(
+            f"left behind by dead processes and not removable: {', '.join(kept)}; "
+            "remove them by hand",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return removed
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder whatever its modes are; missing is fine."""
+def _remove_groups(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        parents = [Path(p) for p in (folder / "groups").read_text().splitlines()]
+        remove_groups_of(folder.name, parents)
 
-    def retry(function: Callable[..., object], name: str, error: object) -> None:
-        with contextlib.suppress(OSError):
-            if Path(name) != path:
-                Path(name).parent.chmod(0o700)
-            if Path(name).is_dir() and not Path(name).is_symlink():
-                Path(name).chmod(0o700)
-                shutil.rmtree(name, ignore_errors=True)
-            else:
-                function(name)
 
-    shutil.rmtree(path, onerror=retry)
+def _remove_state(folder: Path) -> bool:
+    """Remove an owner's folder, its list of groups and its lock last: while anything is left, the
+    next sweep finds it. Whether all of it went."""
+    gone = True
+    for entry in list(folder.iterdir()):
+        if entry.name not in ("lock", "groups"):
+            gone &= remove_tree(entry)
+    if gone:
+        for name in ("groups", "lock"):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+    return gone
+
+
+def remove_tree(path: Path) -> bool:
+    """Remove a folder (or a file) whatever its modes and depth; missing is fine.
+
+    Whether it is gone: what cannot be removed stays.
+    """
+    try:
+        info = path.lstat()
+        if not stat.S_ISDIR(info.st_mode):
+            path.unlink()
+            return True
+        if info.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            path.chmod(stat.S_IRWXU)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            empty(fd)
+        finally:
+            os.close(fd)
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -272,7 +272,8 @@ class SupervisedWorkspace:
         self.tree.write(self.outside(path), data, mode, self.owner(user))
 
     async def export(self, paths: Sequence[str]) -> bytes:
-        """A tar of paths below the work folder; `TooLargeError` beyond ``limits.disk_mb``."""
+        """A tar of paths below the work folder; `TooLargeError` beyond ``limits.disk_mb``,
+        `TooDeepError` beyond 256 folders within each other."""
         await self.ensure_started()
         limit = self.spec.limits.disk_mb
         return await asyncio.to_thread(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2gym.core.errors import InputError
-from m2gym.workspaces.files import TooLargeError, Tree
+from m2gym.workspaces.files import MAX_LEVELS, TooDeepError, TooLargeError, Tree
 from m2gym.workspaces.supervised import SupervisedWorkspace
 
 from .conftest import MakeBox
@@ -218,3 +218,45 @@ def test_no_path_leaves_the_tree(
         pass
     finally:
         tree.close()
+
+
+def dig(box: Box, depth: int) -> None:
+    """Nest folders in the box's work folder: ``x/d/d/…/f``."""
+    fd = os.open(box.tree.workdir.lstrip("/"), os.O_RDONLY, dir_fd=box.tree.root)
+    for name in ["x"] + ["d"] * depth:
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+async def test_folders_too_deep_are_refused_and_removed(box: Box) -> None:
+    dig(box, 1500)
+    with pytest.raises(TooDeepError, match=f"at most {MAX_LEVELS}"):
+        await box.export(["."])
+    with pytest.raises(TooDeepError):
+        await box.snapshot()
+    with pytest.raises(TooDeepError):
+        await box.read("x/" + "d/" * 300 + "f")
+    await box.unpack(tar_of((member("x"), b"file")))
+    assert await box.read("x") == b"file"
+    await box.exec("rm x")
+    dig(box, 200)
+    assert "x/" + "d/" * 200 + "f" in names(await box.export(["."]))
+    await box.unpack(tar_of((member("x"), b"file")))
+    await box.exec("rm x")
+    dig(box, 1500)
+    folder = box.scratch()
+    assert folder.exists()
+    await box.stop()
+    assert not folder.exists()
+
+
+async def test_deep_folders_of_a_snapshot_are_replaced(box: Box) -> None:
+    dig(box, 100)
+    snapshot = await box.snapshot()
+    await box.restore(snapshot)
+    await box.unpack(tar_of((member("x"), b"file")))
+    assert await box.read("x") == b"file"
