@@ -91,13 +91,15 @@ async def starting(rounds: int = 20) -> list[Row]:
 
 
 async def forking(megabytes: int = 500, n: int = 8) -> list[Row]:
-    """fork(n) of a tree, with and without the forks' first command."""
+    """fork(n) of a tree, with and without the forks' first command, beside one ``cp -a``."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for number in range(megabytes):
             folder = root / f"d{number % 20}"
             folder.mkdir(exist_ok=True)
             (folder / f"f{number}").write_bytes(bytes([number % 251]) * (1 << 20))
+        with tempfile.TemporaryDirectory() as other:
+            copied = _bare(["cp", "-a", name, other])
         box = LocalWorkspace(WorkspaceSpec(root=root, limits=Limits(disk_mb=None)))
         await box.start()
         try:
@@ -114,14 +116,16 @@ async def forking(megabytes: int = 500, n: int = 8) -> list[Row]:
         finally:
             await box.stop()
     what = f"fork({n}) of {megabytes} MB"
+    base = f"cp -a: {copied * 1e3:,.0f} ms a copy, {n} copies {n * copied * 1e3:,.0f} ms"
     return [
-        _row(what, statistics.median(times) * 1e3, "ms", "< 20", "cp -a: 10,300 ms (docs)"),
-        _row(f"{what} and a command in each", statistics.median(used) * 1e3, "ms", None),
+        _row(what, statistics.median(times) * 1e3, "ms", "< 20", base),
+        _row(f"{what} and a command in each", statistics.median(used) * 1e3, "ms", None, base),
     ]
 
 
 async def crowd(count: int = 200) -> list[Row]:
-    """Many boxes at once: failures, time to start and stop, memory when idle."""
+    """Many boxes at once: failures, time to start and stop, memory when idle; beside as many bare
+    ``sleep`` processes."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(files[1], 65536), files[1]))
     boxes = [LocalWorkspace(WorkspaceSpec()) for _ in range(count)]
@@ -137,22 +141,53 @@ async def crowd(count: int = 200) -> list[Row]:
         down = time.perf_counter() - began
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
     failed = sum(isinstance(item, BaseException) for item in (*results, *answers))
+    start, stop, each = await asyncio.to_thread(_sleepers, count)
+    many = f"{count} bare sleep processes"
     return [
         _row(f"{count} boxes at once, failed", failed, "boxes", "0"),
-        _row(f"{count} boxes at once, start each", up / count * 1e3, "ms", None),
-        _row(f"{count} boxes at once, stop all", down * 1e3, "ms", None),
-        _row("memory of an idle box", memory, "MB", "< 2"),
+        _row(
+            f"{count} boxes at once, start each",
+            up / count * 1e3,
+            "ms",
+            None,
+            f"{many}: {start * 1e3:.2f} ms each",
+        ),
+        _row(
+            f"{count} boxes at once, stop all",
+            down * 1e3,
+            "ms",
+            None,
+            f"{many}: {stop * 1e3:.0f} ms",
+        ),
+        _row("memory of an idle box", memory, "MB", "< 2", f"a bare sleep: {each:.2f} MB"),
     ]
+
+
+def _sleepers(count: int) -> tuple[float, float, float]:
+    """Bare processes: seconds to start each, seconds to end all, median memory (MB)."""
+    began = time.perf_counter()
+    processes = [subprocess.Popen(["sleep", "600"]) for _ in range(count)]
+    up = time.perf_counter() - began
+    try:
+        memory = statistics.median(_pss(process.pid) for process in processes)
+    finally:
+        began = time.perf_counter()
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+    return up / count, time.perf_counter() - began, memory
 
 
 def _memory(box: LocalWorkspace) -> float:
     """Proportional set size of a box's processes, MB (supervisor and bubblewrap)."""
-    total = 0
-    for pid in box.host_pids():
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1])
-    return total / 1024
+    return sum(map(_pss, box.host_pids()))
+
+
+def _pss(pid: int) -> float:
+    """Proportional set size of a process, MB."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 async def throughput(count: int = 32, each: int = 60) -> list[Row]:
