@@ -34,7 +34,12 @@ class Limits(Frozen):
     memory_mb: int | None = Field(2048, ge=16, description="memory of the whole box, MiB")
     disk_mb: int | None = Field(2048, ge=1, description="bytes written in the box, MiB")
     processes: int | None = Field(256, ge=4, description="processes and threads alive in the box")
-    cpu_seconds: float | None = Field(None, gt=0, description="CPU time of one process, seconds")
+    cpu_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="CPU time of one process and, where a control group counts it, of the whole "
+        "box until its processes are killed for it, seconds",
+    )
     cpus: float | None = Field(None, gt=0, description="share of processors, in cores")
     output_bytes: int = Field(10 * 2**20, ge=1024, description="bytes kept of each stream")
     total_output_chars: int | None = Field(

@@ -61,6 +61,18 @@ class Group:
                 return int(value)
         return 0
 
+    def cpu_seconds(self) -> float:
+        """Processor time of everything that ran here, seconds; 0 where it is not counted."""
+        if self.version == 2:
+            folder = next(iter(self.folders.values()))
+            for line in (folder / "cpu.stat").read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "usage_usec":
+                    return int(value) / 1e6
+            return 0.0
+        counter = self.folders.get("cpuacct")
+        return 0.0 if counter is None else int((counter / "cpuacct.usage").read_text()) / 1e9
+
     def remove(self) -> None:
         """Remove the group; its processes must be dying."""
         for folder in dict.fromkeys(self.folders.values()):
@@ -131,9 +143,14 @@ def _usable(folder: Path, needed: str) -> bool:
 
 def _version_one() -> Hierarchy:
     own, parents = _own_paths(), {}
-    needed = {"memory": "memory.limit_in_bytes", "pids": "pids.max", "cpu": "cpu.cfs_quota_us"}
+    needed = {
+        "memory": "memory.limit_in_bytes",
+        "pids": "pids.max",
+        "cpu": "cpu.cfs_quota_us",
+        "cpuacct": "cpuacct.usage",
+    }
     for root, mount, options in _mounts("cgroup"):
-        for name in _CONTROLLERS:
+        for name in needed:
             if name not in options:
                 continue
             inner = os.path.relpath(own.get(name, "/"), root)
@@ -141,6 +158,8 @@ def _version_one() -> Hierarchy:
                 if folder.is_dir() and _usable(folder, needed[name]):
                     parents[name] = folder
                     break
+    if not {"memory", "pids"} & parents.keys():
+        parents.pop("cpuacct", None)
     return Hierarchy(1, parents)
 
 
@@ -191,6 +210,8 @@ def make_group(name: str, limits: Limits) -> Group | None:
     folders = {key: parent / name for key, parent in where.parents.items()}
     if limits.cpus is None and where.version == 1:
         folders.pop("cpu", None)
+    if limits.cpu_seconds is None:
+        folders.pop("cpuacct", None)
     group = Group(where.version, folders)
     try:
         for folder in dict.fromkeys(folders.values()):

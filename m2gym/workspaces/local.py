@@ -250,6 +250,11 @@ class LocalWorkspace(SupervisedWorkspace):
         """The folder of the host that holds what the box wrote."""
         return self._need_files().changed()
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the whole box, seconds; 0 where no control group counts it."""
+        group = self._group
+        return 0.0 if group is None else group.cpu_seconds()
+
     @property
     def running(self) -> bool:
         return self._started and not self._stopped

@@ -148,6 +148,10 @@ class ProcessWorkspace(SupervisedWorkspace):
     def running(self) -> bool:
         return self._started and not self._stopped
 
+    def cpu_seconds(self) -> float:
+        """Not counted without a control group: each process is bounded by itself."""
+        return 0.0
+
     def changed(self) -> Path:
         return self.folder / "files"
 

@@ -1,12 +1,14 @@
-"""The disk limit: one thread looks at what running boxes have written and kills those over it.
+"""Disk and processor time: one thread looks at what running boxes used and kills those over it.
 
 ``RLIMIT_FSIZE`` bounds one file at once; this bounds their sum, seconds later than a quota would.
 Measuring costs time in proportion to the number of changed files, and the thread rests ten times
-as long as it measured.
+as long as it measured. ``RLIMIT_CPU`` bounds one process; the box's control group, where there is
+one, counts the time of all of them. After a box was killed for it, its time counts from zero again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -15,6 +17,7 @@ import weakref
 from pathlib import Path
 from typing import Protocol
 
+from m2gym.core.errors import InfraError
 from m2gym.core.task import WorkspaceSpec
 
 PERIOD = 0.5
@@ -29,23 +32,25 @@ class Watched(Protocol):
     @property
     def running(self) -> bool: ...
     def changed(self) -> Path: ...
+    def cpu_seconds(self) -> float: ...
     def kill_for(self, reason: str) -> None: ...
 
 
 _boxes: weakref.WeakSet[Watched] = weakref.WeakSet()
+_paid: weakref.WeakKeyDictionary[Watched, float] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
 _thread: threading.Thread | None = None
 
 
 def watch(box: Watched) -> None:
-    """Hold a box to its ``limits.disk_mb`` while it runs."""
+    """Hold a box to its ``limits.disk_mb`` and ``limits.cpu_seconds`` while it runs."""
     global _thread
-    if _limit(box) is None:
+    if _limit(box) is None and box.spec.limits.cpu_seconds is None:
         return
     with _guard:
         _boxes.add(box)
         if _thread is None or not _thread.is_alive():
-            _thread = threading.Thread(target=_look, name="m2gym-disk", daemon=True)
+            _thread = threading.Thread(target=_look, name="m2gym-limits", daemon=True)
             _thread.start()
 
 
@@ -70,6 +75,17 @@ def _limit(box: Watched) -> int | None:
     return None if megabytes is None else megabytes << 20
 
 
+def _hold(box: Watched) -> None:
+    limit, seconds = _limit(box), box.spec.limits.cpu_seconds
+    if limit is not None and used(box.changed(), limit) > limit:
+        box.kill_for(f"the disk limit of {limit >> 20} MiB was exceeded")
+    if seconds is not None:
+        total = box.cpu_seconds()
+        if total - _paid.get(box, 0.0) > seconds:
+            _paid[box] = total
+            box.kill_for(f"the limit of {seconds:g} s of processor time was exceeded")
+
+
 def _look() -> None:
     while True:
         began = time.monotonic()
@@ -80,11 +96,7 @@ def _look() -> None:
                 if not any(box.running for box in _boxes):
                     return
         for box in boxes:
-            limit = _limit(box)
-            try:
-                if limit is not None and used(box.changed(), limit) > limit:
-                    box.kill_for(f"the disk limit of {limit >> 20} MiB was exceeded")
-            except OSError:
-                continue
+            with contextlib.suppress(OSError, InfraError):
+                _hold(box)
         del boxes
         time.sleep(max(PERIOD, 10 * (time.monotonic() - began)))

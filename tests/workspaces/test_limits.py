@@ -86,6 +86,27 @@ async def test_processor_time_of_a_process(kind: str, make: MakeBox) -> None:
     assert not result.timed_out
 
 
+async def test_processor_time_of_the_whole_box(needs_local: None, make: MakeBox) -> None:
+    need("cgroup", counts_time(), "no control group counts processor time here")
+    box = await make("local", limits={"cpu_seconds": 2})
+    short = "i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done"
+    result = await box.exec(f"while :; do bash -c '{short}'; done", timeout=100)
+    assert (result.exit_code, result.timed_out) == (137, False)
+    assert b"limit of 2 s of processor time" in result.stderr
+    calm = await box.exec("sleep 1.5; echo fine")
+    assert (calm.exit_code, calm.stdout) == (0, b"fine\n")
+
+
+def counts_time() -> bool:
+    group = make_group(f"m2gym-test-time-{os.getpid()}", Limits(cpu_seconds=1))
+    if group is None:
+        return False
+    try:
+        return group.version == 2 or "cpuacct" in group.folders
+    finally:
+        group.remove()
+
+
 async def test_a_share_of_processors(needs_local: None, make: MakeBox) -> None:
     need("cgroup", "cpu" in hierarchy().has, "no cpu control group here")
     box = await make("local", limits={"cpus": 0.1})
