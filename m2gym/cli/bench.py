@@ -19,9 +19,11 @@ Rows = list[dict[str, Any]]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="episode, workspace, forge or kernels.")],
-    env: Annotated[str, typer.Option(help="Environment measured by `episode`.")] = "swe-repo",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Tasks of `episode`.")] = 4,
+    name: Annotated[
+        str, typer.Argument(help="workspace (boxes and episodes), episode, forge or kernels.")
+    ],
+    env: Annotated[str, typer.Option(help="Environment whose episodes are measured.")] = "swe-repo",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many of its tasks.")] = 4,
     repeat: Annotated[int, typer.Option("--repeat", "-k", min=1, help="Repetitions.")] = 5,
     workspace: options.WorkspaceKind = "auto",
     json: options.Json = False,
@@ -37,7 +39,7 @@ def bench(
 
     benches: dict[str, Callable[[], Rows]] = {
         "episode": episode,
-        "workspace": lambda: _module("m2gym.workspaces.bench"),
+        "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
         "forge": lambda: _module("m2gym.forge.bench"),
         "kernels": lambda: _module("m2gym.kernels.bench"),
     }
