@@ -23,6 +23,12 @@ from m2gym.core.task import WorkspaceSpec
 PERIOD = 0.5
 """Seconds between looks, at least; the project's choice."""
 
+LONG = 900
+"""Characters of a path (at most 4 bytes each) after which it starts anew, so that no depth reaches
+the kernel's 4096 bytes."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 class Watched(Protocol):
     """A box that the thread looks at."""
@@ -54,17 +60,38 @@ def watch(box: Watched) -> None:
             _thread.start()
 
 
+class _Place:
+    """An open folder from which paths are counted on, closed when nothing needs it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 def used(folder: Path, enough: int) -> int:
-    """Bytes allotted below a folder; stops counting beyond ``enough``."""
-    total, stack = 0, [os.fspath(folder)]
+    """Bytes allotted below a folder of any depth; stops counting beyond ``enough``."""
+    try:
+        stack = [(_Place(os.open(folder, _FOLDER)), ".")]
+    except OSError:
+        return 0
+    total = 0
     while stack and total <= enough:
+        place, path = stack.pop()
         try:
-            with os.scandir(stack.pop()) as entries:
-                for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
-                    total += info.st_blocks * 512
-                    if stat.S_ISDIR(info.st_mode):
-                        stack.append(entry.path)
+            fd = os.open(path, _FOLDER, dir_fd=place.fd)
+            if len(path) > LONG:
+                place, path = _Place(os.dup(fd)), "."
+            try:
+                with os.scandir(fd) as entries:
+                    for entry in entries:
+                        info = entry.stat(follow_symlinks=False)
+                        total += info.st_blocks * 512
+                        if stat.S_ISDIR(info.st_mode):
+                            stack.append((place, f"{path}/{entry.name}"))
+            finally:
+                os.close(fd)
         except OSError:
             continue
     return total

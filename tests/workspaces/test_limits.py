@@ -2,13 +2,17 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 
+import m2gym.workspaces.local  # noqa: F401  (bound before a test replaces `hierarchy`)
 from m2gym.core.errors import InfraError
 from m2gym.core.task import Limits
 from m2gym.workspaces import limits as module
 from m2gym.workspaces.limits import hierarchy, make_group, rlimits
+from m2gym.workspaces.quota import used
+from m2gym.workspaces.state import remove_tree
 
 from .conftest import MakeBox, need
 
@@ -77,6 +81,28 @@ async def test_the_sum_of_files_is_bounded(kind: str, make: MakeBox) -> None:
     assert (await box.exec("rm -f f*; echo ok")).stdout.endswith(b"ok\n")
     await asyncio.sleep(1.2)
     assert (await box.exec("sleep 1; echo fine")).stdout == b"fine\n"
+
+
+def test_files_at_any_depth_are_counted(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(1000):
+        os.mkdir("folder", dir_fd=fd)
+        below = os.open("folder", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    before = used(top, 1 << 40)
+    file = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+    os.write(file, b"x" * (1 << 20))
+    os.fsync(file)
+    os.close(file)
+    os.close(fd)
+    files = len(list(Path("/proc/self/fd").iterdir()))
+    assert used(top, 1 << 40) >= before + (1 << 20)
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
+    assert used(tmp_path / "none", 1) == 0
+    assert remove_tree(top)
 
 
 async def test_processor_time_of_a_process(kind: str, make: MakeBox) -> None:
