@@ -246,13 +246,14 @@ def _taskset_factory(id: str, tasks: Tasks) -> Callable[..., Taskset]:
 
             return registered
         folder = Path(tasks)
-        if not folder.is_dir():
-            known = ", ".join(TASKSETS.names())
-            raise InputError(
-                f"tasks={str(tasks)!r} is neither a folder nor a registered taskset ({known})"
-            )
 
         def from_folder(**settings: Any) -> Taskset:
+            if not folder.is_dir():
+                known = ", ".join(TASKSETS.names())
+                raise InputError(
+                    f"tasks={str(tasks)!r} is neither a folder nor a registered taskset ({known})"
+                )
+
             from m2gym.tasksets.folder import FolderTaskset
 
             return FolderTaskset(folder, **settings)

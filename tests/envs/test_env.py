@@ -192,8 +192,9 @@ def test_wrong_settings_are_named():
         m2gym.make("tiny", foo=1)
     with pytest.raises(InputError, match="render_mode"):
         m2gym.make("tiny", render_mode="rgb")
+    m2gym.register("nowhere", tasks="/no/such/folder")
     with pytest.raises(InputError, match="neither a folder"):
-        m2gym.register("nowhere", tasks="/no/such/folder")
+        m2gym.make("nowhere")
 
 
 def test_forks_go_their_own_ways(env):
