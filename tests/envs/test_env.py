@@ -96,14 +96,14 @@ def test_a_malformed_action_is_refused_and_the_episode_goes_on(env, action, says
 
 
 def test_unknown_names_are_answered_with_the_nearest(env):
-    with pytest.raises(UnknownIdError, match="'tiny'"):
-        m2gym.make("tinny")
+    with pytest.raises(UnknownIdError, match="'tiny-hi'"):
+        m2gym.make("tiny-hy")
     with pytest.raises(UnknownIdError, match="'t2'"):
         env.reset(options={"task": "t22"})
     with pytest.raises(InputError, match="'task'"):
         env.reset(options={"tsk": "t1"})
     with pytest.raises(InputError, match="'test'"):
-        m2gym.make("tiny", split="dev")
+        m2gym.make("tiny-hi", split="dev")
 
 
 def test_an_episode_that_is_over_wants_a_reset(env):
@@ -189,9 +189,9 @@ def test_too_much_left_behind_is_the_agents_doing_and_graded():
 def test_wrong_settings_are_named():
     tiny.register()
     with pytest.raises(InputError, match="'foo'"):
-        m2gym.make("tiny", foo=1)
+        m2gym.make("tiny-hi", foo=1)
     with pytest.raises(InputError, match="render_mode"):
-        m2gym.make("tiny", render_mode="rgb")
+        m2gym.make("tiny-hi", render_mode="rgb")
     m2gym.register("nowhere", tasks="/no/such/folder")
     with pytest.raises(InputError, match="neither a folder"):
         m2gym.make("nowhere")
@@ -227,7 +227,7 @@ def test_shaping_adds_what_ends_as_the_potential_of_the_start():
     env.close()
 
 
-@pytest.mark.parametrize("id", ["tiny", *m2gym.list_envs()])
+@pytest.mark.parametrize("id", ["tiny-hi", *m2gym.list_envs()])
 def test_gymnasium_finds_nothing_to_complain_about(id):
     tiny.register()
     env = gymnasium.make(f"m2gym/{id}-v0").unwrapped
@@ -250,7 +250,7 @@ def test_render_shows_the_last_step(capsys):
     env.step("echo seen")
     assert env.render() == "$ echo seen\nseen\n"
     env.close()
-    human = m2gym.make("tiny", render_mode="human")
+    human = m2gym.make("tiny-hi", render_mode="human")
     human.reset(seed=0)
     human.step("echo seen")
     assert "$ echo seen\nseen" in capsys.readouterr().out

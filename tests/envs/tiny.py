@@ -14,7 +14,7 @@ def says_hi(artifacts: Artifacts) -> float:
     return float("out.txt" in artifacts and artifacts.text("out.txt").strip() == "hi")
 
 
-def register(id: str = "tiny", **limits: Any) -> str:
+def register(id: str = "tiny-hi", **limits: Any) -> str:
     """Register three tasks under ``id``."""
     m2gym.register(
         id,
