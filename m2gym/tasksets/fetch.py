@@ -18,6 +18,7 @@ from pathlib import Path
 from m2gym.core.errors import DownloadError
 from m2gym.core.task import Frozen
 from m2gym.tasksets.cache import Cache, Progress, file_sha256, key_of, silent
+from m2gym.tasksets.pip_client import NEWEST
 
 
 class RegistryFile(Frozen):
@@ -116,17 +117,28 @@ def _hint(log: Path) -> str:
     return f"check the network and `pip config list`, then run again{said}"
 
 
-def pin(project: str, version: str, filename: str | None = None) -> RegistryFile:
+def pin(
+    project: str, version: str | None, filename: str | None = None, cache: Cache | None = None
+) -> RegistryFile:
     """A file not pinned yet (default: the source archive), its hash taken from what came.
 
-    For making recipes; what is shipped is always fetched by a hash known before.
+    Without ``version`` it is the newest final release's. For making recipes; what is shipped is
+    always fetched by a hash known before.
 
     Raises:
         DownloadError: it is not to be had.
     """
-    cache = Cache()
+    cache = cache or Cache()
+    wanted = filename or (NEWEST if version is None else f"=={version}")
     with cache.scratch() as folder:
-        [(_, path)] = _run_pip([(project, filename or f"=={version}")], folder)
+        [(_, path)] = _run_pip([(project, wanted)], folder)
         name, sha256 = path.name, file_sha256(path)
         cache.add_blob(path, sha256, name)
-    return RegistryFile(project=project, version=version, filename=name, sha256=sha256)
+    found = version or _version_of(name)
+    return RegistryFile(project=project, version=found, filename=name, sha256=sha256)
+
+
+def _version_of(archive: str) -> str:
+    """The version in a source archive's file name."""
+    stem = archive.removesuffix(".zip").removesuffix(".gz").removesuffix(".bz2")
+    return stem.removesuffix(".tar").rpartition("-")[2]

@@ -11,8 +11,9 @@ import ast
 import codecs
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.syntax import parse_python
@@ -120,18 +121,32 @@ def mutate(source: bytes, name: str, place: int, seed: int = 0) -> bytes:
     Raises:
         InputError: there is no such place, or what comes out does not parse.
     """
-    found = places(source, name)
-    if place >= len(found):
-        raise InputError(f"operator {name!r} has {len(found)} places here, asked for {place}")
-    where = found[place]
-    choice = random.Random(seed).choice(where.choices)
-    mutated = source[: where.start] + choice + source[where.end :]
+    return mutate_many(source, [(name, place, seed)])
+
+
+def mutate_many(source: bytes, mistakes: Sequence[tuple[str, int, int]]) -> bytes:
+    """``source`` with several mistakes: operator, place and seed of each, places as in ``source``.
+
+    Raises:
+        InputError: there is no such place, two of them overlap, or what comes out does not parse.
+    """
+    changes: list[tuple[int, int, bytes]] = []
+    for name, place, seed in mistakes:
+        found = places(source, name)
+        if place >= len(found):
+            raise InputError(f"operator {name!r} has {len(found)} places here, asked for {place}")
+        where = found[place]
+        changes.append((where.start, where.end, random.Random(seed).choice(where.choices)))
+    changes.sort()
+    if any(left[1] > right[0] for left, right in pairwise(changes)):
+        raise InputError(f"these mistakes overlap: {list(mistakes)}")
+    mutated = source
+    for start, end, choice in reversed(changes):
+        mutated = mutated[:start] + choice + mutated[end:]
     try:
         parse_python(mutated)
     except SyntaxError as error:
-        raise InputError(
-            f"operator {name!r} at place {place} breaks the syntax: {error}"
-        ) from error
+        raise InputError(f"{list(mistakes)} break the syntax: {error}") from error
     return mutated
 
 
@@ -318,3 +333,63 @@ def _and_or(module: Module, node: ast.AST) -> Iterator[Place]:
     start = module.source.find(old, begin, end)
     if start >= 0 and b"#" not in module.source[begin:end]:
         yield from module.place(node, start, start + len(old), new)
+
+
+_ARITHMETIC: dict[type[ast.operator], tuple[bytes, bytes]] = {
+    ast.Add: (b"+", b"-"),
+    ast.Sub: (b"-", b"+"),
+    ast.Mult: (b"*", b"+"),
+    ast.FloorDiv: (b"//", b"/"),
+    ast.Mod: (b"%", b"//"),
+}
+
+
+@operator("arithmetic")
+def _arithmetic(module: Module, node: ast.AST) -> Iterator[Place]:
+    """Another arithmetic sign; text that is put together or formatted is left alone."""
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _ARITHMETIC:
+        return
+    if any(isinstance(n, ast.JoinedStr | ast.List | ast.Tuple) for n in (node.left, node.right)):
+        return
+    for side in (node.left, node.right):
+        if isinstance(side, ast.Constant) and not isinstance(side.value, int | float):
+            return
+    old, new = _ARITHMETIC[type(node.op)]
+    begin, end = module.span(node.left)[1], module.span(node.right)[0]
+    start = module.source.find(old, begin, end)
+    if start >= 0 and b"#" not in module.source[begin:end]:
+        yield from module.place(node, start, start + len(old), new)
+
+
+@operator("lost-statement")
+def _lost_statement(module: Module, node: ast.AST) -> Iterator[Place]:
+    """A call made for its effect, or a change of an attribute or item, is forgotten."""
+    if module.function(node) is None or not isinstance(node, ast.Expr | ast.Assign | ast.AugAssign):
+        return
+    if isinstance(node, ast.Expr):
+        effect = isinstance(node.value, ast.Call)
+    else:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        effect = isinstance(target, ast.Attribute | ast.Subscript)
+    if effect:
+        yield from module.place(node, *module.span(node), b"pass")
+
+
+@operator("lost-keyword")
+def _lost_keyword(module: Module, node: ast.AST) -> Iterator[Place]:
+    """The last keyword argument of a call is not passed on."""
+    if not isinstance(node, ast.Call) or not node.keywords or node.keywords[-1].arg is None:
+        return
+    before: list[ast.expr] = [*node.args, *(k.value for k in node.keywords[:-1])]
+    start = max((module.span(n)[1] for n in before), default=0)
+    end = module.span(node.keywords[-1].value)[1]
+    if before and b"#" not in module.source[start:end]:
+        yield from module.place(node, start, end, b"")
+
+
+@operator("break-continue")
+def _break_continue(module: Module, node: ast.AST) -> Iterator[Place]:
+    """A loop goes on where it should end, or ends where it should go on."""
+    if isinstance(node, ast.Break | ast.Continue):
+        other = b"continue" if isinstance(node, ast.Break) else b"break"
+        yield from module.place(node, *module.span(node), other)

@@ -1,7 +1,7 @@
 """Run by another interpreter, never imported: fetches named files with that interpreter's pip.
 
-Reads ``{"folder": …, "files": [[project, file name or ==version], …]}`` from stdin, writes one
-JSON line a file to stdout. Only pip's own finder and downloader are used, with the user's
+Reads ``{"folder": …, "files": [[project, file name, ==version or newest], …]}`` from stdin, writes
+one JSON line a file to stdout. Only pip's own finder and downloader are used, with the user's
 configuration (index, proxies, certificates, credentials): nothing is built and no code of a
 package runs.
 """
@@ -12,6 +12,17 @@ import json
 import shutil
 import sys
 from typing import Any
+
+NEWEST = "newest"
+
+
+def choose(candidates: list[Any], name: str) -> Any:
+    """The candidate of a name, `None` where there is none; newest means a final release."""
+    if name != NEWEST:
+        return next((c for c in candidates if wanted(c, name)), None)
+    archives = [c for c in candidates if not c.link.is_wheel and not c.link.is_yanked]
+    final = [c for c in archives if not c.version.is_prerelease]
+    return max(final or archives, key=lambda c: c.version, default=None)
 
 
 def wanted(candidate: Any, name: str) -> bool:
@@ -42,7 +53,8 @@ def main() -> None:
             answer = {"file": name}
             try:
                 found = finder.find_all_candidates(project)
-                link = next((c.link for c in found if wanted(c, name)), None)
+                chosen = choose(found, name)
+                link = chosen and chosen.link
                 if link is None:
                     answer["error"] = f"the index lists {len(found)} usable files, not this one"
                 elif link.is_file:

@@ -47,7 +47,9 @@ class Recipe(Frozen):
     fail_to_pass: tuple[str, ...] = Field(min_length=1)
     not_kept: tuple[str, ...] = Field((), description="green ids that are not pass-to-pass")
     green: str = Field(description="name of the list of tests that pass with the fix")
-    requires: tuple[str, ...] = Field((), description="names of pinned wheels the tests import")
+    requires: tuple[str | RegistryFile, ...] = Field(
+        (), description="what the tests import: names in the table of pinned files, or files"
+    )
     command: tuple[str, ...] = Field((), description="extra pytest arguments")
     artifacts: tuple[str, ...] = Field(min_length=1, description="the package's own paths")
     changed: int = Field(ge=1, description="source files the reference change touches")

@@ -21,7 +21,7 @@ from m2gym.core.task import Mount, PreparedTask, Reference, Task, WorkspaceSpec
 from m2gym.tasksets import site
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.fetch import RegistryFile, fetch
-from m2gym.tasksets.mutate import mutate
+from m2gym.tasksets.mutate import mutate_many
 from m2gym.tasksets.recipe import MutationSpec, pinned
 from m2gym.tasksets.sdist import (
     EPOCH,
@@ -107,7 +107,7 @@ def build_repository(
 def prepare_task(
     task: Task,
     built: Repository,
-    requires: Iterable[str],
+    requires: Iterable[str | RegistryFile],
     cache: Cache,
     progress: Progress = silent,
 ) -> PreparedTask:
@@ -117,11 +117,7 @@ def prepare_task(
         UnknownIdError: no pinned file has a name in ``requires``.
         InputError: the tests need the very package that the agent works on.
     """
-    table = pinned()
-    for name in requires:
-        if name not in table:
-            raise UnknownIdError("pinned test requirement", name, table)
-    needed = [table[name] for name in dict.fromkeys((*PYTEST, *requires))]
+    needed = required_files(requires)
     package = str(task.metadata.get("package", ""))
     if package in {file.project for file in needed}:
         raise InputError(
@@ -142,6 +138,22 @@ def prepare_task(
         limits=task.limits,
     )
     return PreparedTask(task, spec, built.hidden, built.reference())
+
+
+def required_files(requires: Iterable[str | RegistryFile]) -> list[RegistryFile]:
+    """What a task's box needs to run its tests: pytest, and files by pinned name or themselves.
+
+    Raises:
+        UnknownIdError: no pinned file has that name.
+    """
+    table = pinned()
+    found: dict[str, RegistryFile] = {}
+    for want in (*PYTEST, *requires):
+        if isinstance(want, str) and want not in table:
+            raise UnknownIdError("pinned test requirement", want, table)
+        file = table[want] if isinstance(want, str) else want
+        found.setdefault(file.project, file)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -182,10 +194,10 @@ def _build_injected(
     _copy(tree.path, folder / "root", lambda p: _is_shown(p, tree.layout) and p not in unseen)
     _copy(tree.path, folder / "hidden", tree.layout.is_test)
     _copy(tree.path, folder / "fixed", {m.path for m in mutations}.__contains__)
-    for spec in mutations:
-        path = folder / "root" / spec.path
-        source = path.read_bytes()
-        path.write_bytes(mutate(source, spec.operator, spec.place, spec.seed))
+    for changed in dict.fromkeys(m.path for m in mutations):
+        path = folder / "root" / changed
+        mistakes = [(m.operator, m.place, m.seed) for m in mutations if m.path == changed]
+        path.write_bytes(mutate_many(path.read_bytes(), mistakes))
     _finish(folder, tree, [])
 
 

@@ -10,8 +10,13 @@ from m2gym.core.errors import UnknownIdError
 from m2gym.core.task import PreparedTask, Split, Task
 from m2gym.tasksets.cache import Cache, Progress, silent
 from m2gym.tasksets.fetch import RegistryFile, fetch
-from m2gym.tasksets.recipe import Recipe, data, green_tests, load, pinned
-from m2gym.tasksets.repository import PYTEST, Repository, build_repository, prepare_task
+from m2gym.tasksets.recipe import Recipe, data, green_tests, load
+from m2gym.tasksets.repository import (
+    Repository,
+    build_repository,
+    prepare_task,
+    required_files,
+)
 
 
 class SweRepo:
@@ -63,7 +68,7 @@ class SweRepo:
         """
         wanted: dict[str, RegistryFile] = {}
         for recipe in map(self.recipe, task_ids):
-            needed = (pinned()[name] for name in (*PYTEST, *recipe.requires))
+            needed = required_files(recipe.requires)
             releases = (file for file in (recipe.source, recipe.fixed) if file is not None)
             wanted |= {file.sha256: file for file in (*needed, *releases)}
         fetch(list(wanted.values()), self.cache, self.progress)
@@ -88,10 +93,15 @@ def build(recipe: Recipe, cache: Cache, progress: Progress = silent) -> Reposito
 
 @functools.cache
 def recipes() -> dict[str, Recipe]:
-    """Id → recipe of every task shipped with m2gym, in alphabetical order."""
+    """Id → recipe of every task shipped with m2gym, in alphabetical order.
+
+    A file of ``tasks/`` holds one recipe (``.json``) or one a line (``.jsonl``).
+    """
     found = {}
-    for entry in sorted((data() / "tasks").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".json"):
-            recipe = load(entry.read_text(encoding="utf-8"), entry.name)
+    for entry in (data() / "tasks").iterdir():
+        text = entry.read_text(encoding="utf-8")
+        lines = text.splitlines() if entry.name.endswith(".jsonl") else [text]
+        for line in filter(str.strip, lines):
+            recipe = load(line, entry.name)
             found[recipe.id] = recipe
-    return found
+    return dict(sorted(found.items()))
