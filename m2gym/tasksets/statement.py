@@ -19,6 +19,19 @@ from m2gym.tasksets.sdist import files_of
 from m2gym.tasksets.statement_evidence import WORD, FailingTests, Fix, code, identifiers, said
 from m2gym.tasksets.statement_needs import Need, Original, mentions, needs
 
+__all__ = [
+    "SUFFICIENCY",
+    "FailingTests",
+    "Finding",
+    "Fix",
+    "Original",
+    "check_statement",
+    "leaks",
+    "repository_fix",
+    "repository_tests",
+    "sufficiency",
+]
+
 SUFFICIENCY = {
     "length": "the statement is a text of at least 40 characters",
     "self-contained": "it does not speak of tests that the agent cannot see",
@@ -34,7 +47,7 @@ SUFFICIENCY = {
 MIN_LENGTH = 40
 MIN_RUN = 6
 """So many tokens in a row, shared with a changed line, are a piece of the fix."""
-_MARKED = re.compile(r"```.*?```|``.+?``|`[^`\n]+`|^(?: {4}|\t).*$", re.DOTALL | re.MULTILINE)
+_MARKED = re.compile(r"```.*?```|``.+?``|`[^`\n]+`|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
 _CODE_LIKE = re.compile(r"\w*_\w*|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*|\w*[a-z]\d\w*")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _OPERATOR = re.compile(r"[()\[\]{}=<>+*/%|&^~@]")
@@ -184,19 +197,23 @@ def _code_words(statement: str) -> Iterator[tuple[int, str]]:
 def _lines(statement: str, fix: Fix, shown: str) -> Iterator[Finding]:
     said_there, said_by_tests = _joined(statement), _joined(shown)
     for line in dict.fromkeys((*fix.added, *fix.removed)):
-        tokens = _TOKEN.findall(code(line).replace("''", "'"))
+        tokens = _TOKEN.findall(_without_comment(line))
         for start in range(max(1, len(tokens) - MIN_RUN + 1)):
             run = tokens[start : start + MIN_RUN]
             piece = f" {' '.join(run)} "
             if len(run) < min(MIN_RUN, 4) or not _OPERATOR.search(piece):
                 continue
-            if not identifiers(piece) or piece in said_by_tests or piece not in said_there:
+            if piece in said_by_tests or piece not in said_there:
                 continue
             which = "adds" if line in fix.added else "removes"
             number = _first_line(statement, run)
             reason = f"it is part of a line that the fix {which}"
             yield _at("line", line.strip(), number, reason)
             break
+
+
+def _without_comment(line: str) -> str:
+    return line.partition("#")[0] if "#" in line and "#" not in code(line) else line
 
 
 def _joined(text: str) -> str:

@@ -161,7 +161,7 @@ class FailingTests:
 
 
 def said(message: str) -> str:
-    """The part of a failure report that says what was observed, without the code it went through."""
+    """What a failure report says was observed, without the code it went through."""
     lines = [line[1:].strip() for line in message.splitlines() if line.startswith("E ")]
     return "\n".join(lines or message.splitlines()[-1:])
 
@@ -252,9 +252,12 @@ def _referred(node: ast.AST) -> Iterator[str]:
             yield inner.id
         elif isinstance(inner, ast.arg):
             yield inner.arg
-        elif isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
-            if inner.value.id in ("self", "cls"):
-                yield inner.attr
+        elif isinstance(inner, ast.Attribute) and _is_self(inner.value):
+            yield inner.attr
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
 def _sets_up(node: ast.AST) -> bool:

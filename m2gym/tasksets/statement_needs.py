@@ -1,4 +1,4 @@
-"""What failing tests demand of a statement: names, exceptions and messages, read from their code."""
+"""What failing tests demand of a statement: names, exceptions, messages, read from their code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import builtins
 import collections
 import datetime
 import decimal
+import difflib
 import io
+import itertools
 import pathlib
 import re
 import types
@@ -40,24 +42,9 @@ _GENERAL = frozenset(
 )  # fmt: skip
 """Attributes that objects of the language and its library have, so that no package defines them."""
 
-_FIXTURES = frozenset(
-    [
-        "capsys",
-        "capfd",
-        "caplog",
-        "monkeypatch",
-        "tmp_path",
-        "tmpdir",
-        "request",
-        "recwarn",
-        "pytestconfig",
-        "pytester",
-        "testdir",
-        "mocker",
-        "tmp_path_factory",
-        "subtests",
-    ]
-)
+_FIXTURES = frozenset({"capsys", "capfd", "caplog", "monkeypatch", "tmp_path", "tmpdir", "request",
+                       "recwarn", "pytestconfig", "pytester", "testdir", "mocker",
+                       "tmp_path_factory", "subtests"})  # fmt: skip
 _RAISES = {
     "raises",
     "warns",
@@ -68,6 +55,7 @@ _RAISES = {
 }
 _REGEX = {"assertRaisesRegex", "assertWarnsRegex", "assertRaisesMessage", "assertRaisesRegexp"}
 _ERROR_PARTS = {"value", "exception", "message", "msg", "args", "output", "stderr", "err"}
+_PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[#0\- +]*\d*(?:\.\d+)?[a-zA-Z]|\{[^{}]*\}")
 MIN_MESSAGE_WORDS = 2
 """Shorter strings are values rather than messages; the project's choice."""
 SHOWN_PART = 0.75
@@ -95,25 +83,24 @@ class Original:
         return frozenset().union(*(identifiers(text) for text in self.files.values()))
 
     @cached_property
-    def templates(self) -> list[re.Pattern[str]]:
-        """String literals with at least two fixed words, their placeholders open."""
-        patterns = set()
+    def templates(self) -> list[tuple[str, ...]]:
+        """Fixed parts of the string literals that have at least two words in them."""
+        found = set()
         for text in self.files.values():
             tree = parsed(text)
             for node in ast.walk(tree) if tree else ():
                 literal = template(node)
                 if literal and len(WORD.findall(literal)) >= MIN_MESSAGE_WORDS:
-                    patterns.add(_as_pattern(literal))
-        return [re.compile(pattern, re.DOTALL) for pattern in sorted(patterns)]
+                    found.add(tuple(_PLACEHOLDER.split(literal)))
+        return sorted(found)
 
     def shows(self, message: str) -> bool:
-        """Whether some string literal of the source covers most of a message's words."""
-        words = len(WORD.findall(message))
-        return any(
-            len(WORD.findall(match[0])) >= SHOWN_PART * words
-            for pattern in self.templates
-            if (match := pattern.search(message))
-        )
+        """Whether a string literal of the source, its placeholders filled, gives the message.
+
+        Either the literal fits whole and covers most of the message, or all words of the message
+        but one a placeholder stand in the literal in this order.
+        """
+        return any(_gives(parts, message) for parts in self.templates)
 
 
 def template(node: ast.AST) -> str | None:
@@ -126,9 +113,17 @@ def template(node: ast.AST) -> str | None:
     return None
 
 
-def _as_pattern(literal: str) -> str:
-    fixed = re.split(r"%(?:\(\w+\))?[#0\- +]*\d*(?:\.\d+)?[a-zA-Z]|\{[^{}]*\}", literal)
-    return ".*?".join(re.escape(part) for part in fixed)
+def _gives(parts: tuple[str, ...], message: str) -> bool:
+    words = WORD.findall(message)
+    whole = re.search(".*?".join(map(re.escape, parts)), message, re.DOTALL)
+    if whole and len(WORD.findall(whole[0])) >= SHOWN_PART * len(words):
+        return True
+    fixed = WORD.findall(" ".join(parts))
+    if len(words) - len(parts) + 1 > len(set(words) & set(fixed)):
+        return False
+    blocks = difflib.SequenceMatcher(None, fixed, words, False).get_matching_blocks()
+    same = sum(block.size for block in blocks)
+    return same >= max(MIN_MESSAGE_WORDS, len(words) - len(parts) + 1)
 
 
 def mentions(text: str, message: str) -> bool:
@@ -141,7 +136,7 @@ def mentions(text: str, message: str) -> bool:
 
 def _pairs(text: str) -> set[tuple[str, str]]:
     words = [word.casefold() for word in re.findall(r"\w+", text)]
-    return set(zip(words, words[1:], strict=False))
+    return set(itertools.pairwise(words))
 
 
 def needs(tests: FailingTests) -> Iterator[Need]:
