@@ -4,9 +4,10 @@
     forward    rows = permute(x)  ->  inner = SwiGLU(rows @ gate_up)  ->  y = inner @ down
                ->  out = sum_k w_k y
     saved      x and gate_up's output before the activation: 4·I bytes a row in bf16
-    backward   d_rows = permute(d_out)  ->  d_inner = d_rows @ down  ->  SwiGLU's backward (the
-               activation recomputed; d_w = <d_inner, inner>, so y need not be kept)
-               ->  d_down, d_gate_up = sums over rows  ->  d_x = combine(d_gate_up @ gate_up)
+    backward   d_rows = permute(d_out)  ->  d_inner = d_rows @ down  ->  SwiGLU's backward, in
+               place (the activation recomputed; d_w = <d_inner, inner>, so y need not be kept)
+               ->  d_down = sum over rows  ->  d_x = combine(d_kept @ gate_up)
+               ->  d_gate_up = sum over rows, a slice of columns at a time
 
 No atomics anywhere: equal inputs give equal bits, on any schedule.
 """
@@ -25,6 +26,8 @@ from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 from m2gym.kernels.tuning import row_tile
 
 _KERNEL = "experts"
+# Narrowest slice of hidden columns that the backward permutes at a time: a tile's.
+_SLICE = 256
 
 
 def _check(
@@ -64,26 +67,48 @@ class _Experts(torch.autograd.Function):
         del inner
         if keep:
             ctx.save_for_backward(hidden, gate_up, down, weights, kept)
-            ctx.plan = plan
+            ctx.plan, ctx.spent = plan, False
         return combine(y, weights, plan)
 
     @staticmethod
     def backward(ctx: Any, d_out: torch.Tensor) -> Any:
+        if ctx.spent:
+            raise KernelRefusal(
+                f"{_KERNEL}: taken backward once already; its gradients were written over what it "
+                "had kept. Call it again for a second backward"
+            )
+        ctx.spent = True
         hidden, gate_up, down, weights, kept = ctx.saved_tensors
         plan: Plan = ctx.plan
         need_hidden, need_gate_up, need_down = ctx.needs_input_grad[:3]
         d_rows = permute(d_out.contiguous(), plan)
         d_inner, _ = over_rows("d_inner", d_rows, down, plan, transposed=True)
-        d_kept, d_weights = swiglu_backward(d_inner, kept, weights, plan)
+        d_weights = swiglu_backward(d_inner, kept, weights, plan)  # kept is its gradient from here
         d_down = sum_rows("d_down", d_rows, d_inner, plan) if need_down else None
-        del d_rows, d_inner, kept
+        del d_rows, d_inner
         d_gate_up = d_hidden = None
-        if need_gate_up:
-            d_gate_up = sum_rows("d_gate_up", d_kept, permute(hidden, plan), plan)
         if need_hidden:
-            y, _ = over_rows("d_rows", d_kept, gate_up, plan, transposed=True)
+            y, _ = over_rows("d_rows", kept, gate_up, plan, transposed=True)
             d_hidden = combine(y, None, plan)
+            del y
+        if need_gate_up:
+            d_gate_up = _d_gate_up(kept, hidden, gate_up, plan)
         return d_hidden, d_gate_up, d_down, d_weights.to(weights.dtype), None, None
+
+
+def _d_gate_up(
+    d_kept: torch.Tensor, hidden: torch.Tensor, gate_up: torch.Tensor, plan: Plan
+) -> torch.Tensor:
+    """The sum over rows, a slice of hidden columns at a time: a whole permuted copy of the tokens
+    beside the gradients would be the peak of the backward's memory."""
+    out = torch.empty_like(gate_up)
+    width = hidden.shape[1]
+    step = width // 4 if width % (4 * _SLICE) == 0 else width
+    for column in range(0, width, step):
+        part = permute(hidden[:, column : column + step], plan)
+        sum_rows("d_gate_up", d_kept, part, plan, out=out, column=column)
+        del part
+    return out
 
 
 def experts(

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from m2gym.kernels.router import Plan
-from m2gym.kernels.support import descriptor, interpreting, programs
+from m2gym.kernels.support import descriptor, precision, programs
 from m2gym.kernels.tuning import Product, Tiles, tiles
 
 
@@ -103,6 +103,7 @@ def _sum_rows_kernel(
     experts,
     m_size,
     n_size,
+    column,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -129,13 +130,7 @@ def _sum_rows_kernel(
             p = left.load([row, m * BM])
             q = right.load([row, n * BN])
             acc = _product(p.T, q, acc, True, False, PRECISION)
-        out.store([expert * m_size + m * BM, n * BN], acc.to(dtype))
-
-
-def _precision(dtype: torch.dtype) -> str:
-    if dtype == torch.bfloat16 and interpreting():
-        return "upcast"  # the interpreter's tl.dot takes bf16 for integers
-    return "ieee" if dtype == torch.float32 else "tf32"
+        out.store([expert * m_size + m * BM, column + n * BN], acc.to(dtype))
 
 
 def over_rows(
@@ -192,7 +187,7 @@ def over_rows(
         GROUP=cut.group,
         PROGRAMS=count,
         SPECIALIZE=cut.specialize,
-        PRECISION=_precision(dtype),
+        PRECISION=precision(dtype),
         num_warps=cut.warps,
         num_stages=cut.stages,
     )
@@ -205,35 +200,43 @@ def sum_rows(
     right_R_N: torch.Tensor,
     plan: Plan,
     *,
+    out: torch.Tensor | None = None,
+    column: int = 0,
     cut: Tiles | None = None,
 ) -> torch.Tensor:
     """``sum over the rows r of expert e of outer(left[r], right[r])``: (E, M, N).
 
     An expert without rows gets zeros. Rows that pad must hold zeros in both operands.
+
+    Args:
+        out, column: write the N columns from ``column`` on of this wider result instead.
     """
     m_size, n_size = left_R_M.shape[1], right_R_N.shape[1]
     device, dtype = left_R_M.device, left_R_M.dtype
     cut = cut or tiles(product, plan.align, n_size, m_size, dtype, device)
-    out = torch.empty(plan.experts, m_size, n_size, dtype=dtype, device=device)
+    if out is None:
+        out = torch.empty(plan.experts, m_size, n_size, dtype=dtype, device=device)
     if not plan.capacity:
-        return out.zero_()
+        out[..., column : column + n_size].zero_()
+        return out
     count = programs(device)
     _sum_rows_kernel[(count,)](
         descriptor(left_R_M, cut.depth, cut.rows),
         descriptor(right_R_N, cut.depth, cut.cols),
-        descriptor(out.view(plan.experts * m_size, n_size), cut.rows, cut.cols),
+        descriptor(out.view(plan.experts * m_size, -1), cut.rows, cut.cols),
         plan.counts_E,
         plan.starts_E1,
         plan.experts,
         m_size,
         n_size,
+        column,
         BM=cut.rows,
         BN=cut.cols,
         BK=cut.depth,
         GROUP=cut.group,
         PROGRAMS=count,
         SPECIALIZE=cut.specialize,
-        PRECISION=_precision(dtype),
+        PRECISION=precision(dtype),
         num_warps=cut.warps,
         num_stages=cut.stages,
     )

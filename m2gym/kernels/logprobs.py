@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def,untyped-decorator,no-untyped-call"
 """Token log-probabilities over a large vocabulary, whose logits are never kept.
 
-Rows are taken in chunks, and a chunk in parts. A part's logits come in fp32 from operands of any
-type (M1's fp32 head, arXiv 2506.13585); one kernel turns them into log-probabilities, entropies
-and the logits' gradient in the operands' type, which a chunk collects for its two products:
+Rows are taken in chunks. A chunk's logits are fp32 sums of operands of any type (M1's fp32 head,
+arXiv 2506.13585); log-probability and entropy are taken from them before anything is rounded, and
+the logits' gradient, in the operands' type, goes straight into its two products (``logits``):
 
     d loss / d z_v = c · (1[v = target] − p_v) + e · p_v · (log p_v + entropy)
 
@@ -14,7 +14,6 @@ is: ``policy_loss`` takes the gradient in the forward and multiplies three times
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +21,12 @@ import torch
 import triton
 import triton.language as tl
 
+from m2gym.kernels.logits import CISPO, GIVEN, PPO, Head, check_width, logits_pass
 from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 
 _KERNEL = "logprobs"
-# The project's choices: what a chunk's gradient and a part's fp32 logits may take together, and
-# the rows of a part. For M2's vocabulary that is 1,408 rows a chunk: 11 × 12 tiles of 128 × 256
-# in the gradient of the hidden states, exactly one for each of Hopper's 132 multiprocessors.
-CHUNK_BYTES = 990_000_000
-PART_ROWS = 512
-_GIVEN, _CISPO, _PPO = 0, 1, 2
+# The project's choice: what a chunk's gradient may take. For M2's vocabulary 2,432 rows a chunk.
+CHUNK_BYTES = 975_000_000
 
 
 @dataclass(frozen=True)
@@ -67,92 +63,6 @@ class PolicyLoss:
 
 
 @triton.jit
-def _rows_kernel(
-    logits,
-    gradient,
-    targets,
-    first,
-    advantages,
-    old,
-    scales,
-    logprobs,
-    entropies,
-    losses,
-    slopes,
-    entropy_slopes,
-    size,
-    inverse_temperature,
-    low,
-    high,
-    entropy_coefficient,
-    ignore,
-    OBJECTIVE: tl.constexpr,
-    GRADIENT: tl.constexpr,
-    HAS_ENTROPY_SLOPE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    line = tl.program_id(0)
-    row = first + line
-    z = logits + line.to(tl.int64) * size
-    target = tl.load(targets + row)
-    live = target != ignore
-    top = tl.max(tl.full([16], float("-inf"), tl.float32), axis=0)
-    total = tl.zeros([BLOCK], tl.float32)
-    mean = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, size, BLOCK):
-        cols = start + tl.arange(0, BLOCK)
-        x = tl.load(z + cols, mask=cols < size, other=float("-inf")) * inverse_temperature
-        new = tl.maximum(top, tl.max(x, axis=0))
-        shrink = tl.exp(top - new)
-        part = tl.exp(x - new)
-        total = total * shrink + part
-        # exp(-inf) · -inf is no number; a NaN logit reaches the row through ``total``.
-        mean = mean * shrink + tl.where(part > 0.0, part * x, 0.0)
-        top = new
-    norm = tl.sum(total, axis=0)
-    lse = top + tl.log(norm)
-    entropy = lse - tl.sum(mean, axis=0) / norm
-    picked = tl.load(z + tl.where(live, target, 0)) * inverse_temperature
-    logp = picked - lse
-    tl.store(logprobs + row, tl.where(live, logp, 0.0))
-    tl.store(entropies + row, tl.where(live, entropy, 0.0))
-    if GRADIENT:
-        if OBJECTIVE == 0:
-            slope = tl.load(slopes + row)
-            entropy_slope = 0.0
-            if HAS_ENTROPY_SLOPE:
-                entropy_slope = tl.load(entropy_slopes + row)
-        else:
-            advantage = tl.load(advantages + row)
-            scale = tl.load(scales + row)
-            ratio = tl.exp(logp - tl.load(old + row))
-            if OBJECTIVE == 1:
-                weight = tl.minimum(ratio, 1.0 + high)
-                loss = -weight * advantage * logp
-                slope = -weight * advantage
-            else:
-                clipped = tl.minimum(tl.maximum(ratio, 1.0 - low), 1.0 + high)
-                loss = -tl.minimum(ratio * advantage, clipped * advantage)
-                slope = tl.where(ratio * advantage <= clipped * advantage, -ratio * advantage, 0.0)
-            loss = (loss - entropy_coefficient * entropy) * scale
-            tl.store(losses + row, tl.where(live, loss, 0.0))
-            slope = slope * scale
-            entropy_slope = -entropy_coefficient * scale
-        slope = tl.where(live, slope, 0.0) * inverse_temperature
-        entropy_slope = tl.where(live, entropy_slope, 0.0) * inverse_temperature
-        g = gradient + line.to(tl.int64) * size
-        for start in range(0, size, BLOCK):
-            cols = start + tl.arange(0, BLOCK)
-            x = tl.load(z + cols, mask=cols < size, other=float("-inf")) * inverse_temperature
-            logs = x - lse
-            p = tl.exp(logs)
-            d = tl.where(cols == target, slope, 0.0) - slope * p
-            if OBJECTIVE != 0 or HAS_ENTROPY_SLOPE:
-                d -= entropy_slope * tl.where(p > 0.0, p * (logs + entropy), 0.0)
-            tl.store(g + cols, d.to(gradient.dtype.element_ty), mask=cols < size)
-
-
-@triton.jit
 def _scale_kernel(values, factor, size, BLOCK: tl.constexpr):
     scale = tl.load(factor).to(tl.float32)
     # Most losses are taken backward as they are: then nothing is read or written.
@@ -169,109 +79,10 @@ def _scale(values: torch.Tensor, factor: torch.Tensor) -> None:
     _scale_kernel[(triton.cdiv(size, block),)](values, factor, size, BLOCK=block, num_warps=8)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The operands and scalars of one pass over all chunks."""
-
-    hidden: torch.Tensor
-    weight: torch.Tensor
-    targets: torch.Tensor
-    temperature: float
-    ignore: int
-    chunk: int
-
-    def parts(self, rows: int) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """First row, last row and fp32 logits of every part, in one buffer used again.
-
-        No part crosses a multiple of ``rows``.
-        """
-        tokens, vocabulary = self.hidden.shape[0], self.weight.shape[0]
-        most = min(rows, PART_ROWS, tokens)
-        device = self.hidden.device
-        buffer = torch.empty(most, vocabulary, dtype=torch.float32, device=device)
-        for start in range(0, tokens, rows):
-            end = min(start + rows, tokens)
-            for first in range(start, end, most):
-                last = min(first + most, end)
-                logits, part = buffer[: last - first], self.hidden[first:last]
-                if device.type == "cuda" and part.dtype != torch.float32:
-                    torch.mm(part, self.weight.T, out_dtype=torch.float32, out=logits)
-                else:
-                    torch.mm(part.float(), self.weight.float().T, out=logits)
-                yield first, last, logits
-
-
-def _launch(
-    call: _Call,
-    first: int,
-    logits: torch.Tensor,
-    outputs: dict[str, torch.Tensor],
-    *,
-    objective: int = _GIVEN,
-    scalars: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    inputs: dict[str, torch.Tensor] | None = None,
-    gradient: torch.Tensor | None = None,
-) -> None:
-    """Log-probabilities and entropies of one part; into ``gradient`` the logits' gradient."""
-    nothing = outputs["logprobs"]
-    given = inputs or {}
-    rows, vocabulary = logits.shape
-    low, high, entropy_coefficient = scalars
-    _rows_kernel[(rows,)](
-        logits,
-        logits if gradient is None else gradient,
-        call.targets,
-        first,
-        given.get("advantages", nothing),
-        given.get("old", nothing),
-        given.get("scales", nothing),
-        outputs["logprobs"],
-        outputs["entropies"],
-        outputs.get("losses", nothing),
-        given.get("slopes", nothing),
-        given.get("entropy_slopes", nothing),
-        vocabulary,
-        1.0 / call.temperature,
-        low,
-        high,
-        entropy_coefficient,
-        call.ignore,
-        OBJECTIVE=objective,
-        GRADIENT=gradient is not None,
-        HAS_ENTROPY_SLOPE="entropy_slopes" in given,
-        BLOCK=min(8192, triton.next_power_of_2(vocabulary)),
-        num_warps=16,
-    )
-
-
-def _gradients(
-    call: _Call,
-    outputs: dict[str, torch.Tensor],
-    d_hidden: torch.Tensor | None,
-    d_weight: torch.Tensor | None,
-    *,
-    objective: int,
-    scalars: tuple[float, float, float],
-    inputs: dict[str, torch.Tensor],
-) -> None:
-    """All chunks: values into ``outputs``, gradients into ``d_hidden`` and onto ``d_weight``."""
-    tokens, vocabulary = call.hidden.shape[0], call.weight.shape[0]
-    rows = min(call.chunk, tokens)
-    buffer = torch.empty(rows, vocabulary, dtype=call.hidden.dtype, device=call.hidden.device)
-    for first, last, logits in call.parts(rows):
-        start = first // rows * rows
-        _launch(
-            call, first, logits, outputs, objective=objective, scalars=scalars, inputs=inputs,
-            gradient=buffer[first - start : last - start],
-        )  # fmt: skip
-        if last == min(start + rows, tokens):
-            _accumulate(call, start, last, buffer[: last - start], d_hidden, d_weight)
-
-
 def _check(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float,
     ignore: int, chunk: int | None, *rows: torch.Tensor,
-) -> _Call:  # fmt: skip
+) -> Head:  # fmt: skip
     check_runnable(_KERNEL, hidden, weight, targets, *rows)
     check_float(_KERNEL, hidden=hidden, weight=weight)
     tokens = hidden.shape[0]
@@ -289,24 +100,40 @@ def _check(
         raise KernelRefusal(f"{_KERNEL}: targets must be integers, got {targets.dtype}")
     if not temperature > 0:
         raise KernelRefusal(f"{_KERNEL}: temperature must be above 0, got {temperature}")
+    check_width(_KERNEL, hidden)
     row = weight.shape[0] * weight.element_size()
-    room = CHUNK_BYTES - 4 * PART_ROWS * weight.shape[0]
-    rows_of_chunk = chunk or max(room // row // 128 * 128, 128)
-    return _Call(
+    rows_of_chunk = chunk or max(CHUNK_BYTES // row // 128 * 128, 128)
+    return Head(
         hidden.contiguous(), weight.contiguous(), targets.contiguous(), temperature, ignore,
         rows_of_chunk,
     )  # fmt: skip
 
 
+def _gradients(
+    head: Head, outputs: dict[str, torch.Tensor], d_hidden: torch.Tensor | None,
+    d_weight: torch.Tensor | None, *, objective: int, scalars: tuple[float, float, float],
+    inputs: dict[str, torch.Tensor],
+) -> None:  # fmt: skip
+    """All chunks: values into ``outputs``, gradients into ``d_hidden`` and onto ``d_weight``."""
+    buffer = head.buffer()
+    for first, last in head.chunks():
+        grad = logits_pass(
+            head, first, last, outputs, objective=objective, scalars=scalars, inputs=inputs,
+            buffer=buffer,
+        )  # fmt: skip
+        assert grad is not None
+        _accumulate(head, first, last, grad, d_hidden, d_weight)
+
+
 def _accumulate(
-    call: _Call, first: int, last: int, grad: torch.Tensor,
+    call: Head, first: int, last: int, grad: torch.Tensor,
     d_hidden: torch.Tensor | None, d_weight: torch.Tensor | None,
 ) -> None:  # fmt: skip
     if d_hidden is not None:
-        torch.mm(grad, call.weight, out=d_hidden[first:last])
+        torch.mm(grad, call.weight_V_H, out=d_hidden[first:last])
     if d_weight is None:
         return
-    part = call.hidden[first:last]
+    part = call.hidden_T_H[first:last]
     if d_weight.dtype == part.dtype:
         d_weight.addmm_(grad.T, part)
     elif d_weight.device.type == "cuda":
@@ -318,41 +145,41 @@ def _accumulate(
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, call: _Call
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, call: Head
     ) -> tuple[torch.Tensor, torch.Tensor]:
         outputs = _outputs(call)
-        for first, _, logits in call.parts(call.chunk):
-            _launch(call, first, logits, outputs)
+        for first, last in call.chunks():
+            logits_pass(call, first, last, outputs)
         ctx.save_for_backward(hidden, weight)
         ctx.call = call
         return outputs["logprobs"], outputs["entropies"]
 
     @staticmethod
     def backward(ctx: Any, d_logprobs: torch.Tensor, d_entropies: torch.Tensor) -> Any:
-        call: _Call = ctx.call
+        call: Head = ctx.call
         need_hidden, need_weight = ctx.needs_input_grad[:2]
-        d_hidden = torch.empty_like(call.hidden) if need_hidden else None
+        d_hidden = torch.empty_like(call.hidden_T_H) if need_hidden else None
         d_weight = _weight_gradient(call) if need_weight else None
         outputs = _outputs(call)
         given = {"slopes": d_logprobs.float().contiguous()}
         given["entropy_slopes"] = d_entropies.float().contiguous()
         _gradients(
-            call, outputs, d_hidden, d_weight, objective=_GIVEN, scalars=(0.0, 0.0, 0.0),
+            call, outputs, d_hidden, d_weight, objective=GIVEN, scalars=(0.0, 0.0, 0.0),
             inputs=given,
         )  # fmt: skip
-        return d_hidden, None if d_weight is None else d_weight.to(call.weight.dtype), None
+        return d_hidden, None if d_weight is None else d_weight.to(call.weight_V_H.dtype), None
 
 
-def _outputs(call: _Call) -> dict[str, torch.Tensor]:
-    tokens, device = call.hidden.shape[0], call.hidden.device
+def _outputs(call: Head) -> dict[str, torch.Tensor]:
+    tokens, device = call.hidden_T_H.shape[0], call.hidden_T_H.device
     return {
         name: torch.zeros(tokens, dtype=torch.float32, device=device)
         for name in ("logprobs", "entropies", "losses")
     }
 
 
-def _weight_gradient(call: _Call, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.zeros(call.weight.shape, dtype=dtype, device=call.weight.device)
+def _weight_gradient(call: Head, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.zeros(call.weight_V_H.shape, dtype=dtype, device=call.weight_V_H.device)
 
 
 def token_logprobs(
@@ -391,14 +218,14 @@ class _PolicyLoss(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        call: _Call,
+        call: Head,
         objective: Cispo | Ppo,
         entropy_coefficient: float,
         inputs: dict[str, torch.Tensor],
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         need_hidden, need_weight = ctx.needs_input_grad[:2]
-        d_hidden = torch.empty_like(call.hidden) if need_hidden else None
+        d_hidden = torch.empty_like(call.hidden_T_H) if need_hidden else None
         d_weight = _weight_gradient(call, dtype) if need_weight else None
         outputs = _outputs(call)
         cispo = isinstance(objective, Cispo)
@@ -408,7 +235,7 @@ class _PolicyLoss(torch.autograd.Function):
             outputs,
             d_hidden,
             d_weight,
-            objective=_CISPO if cispo else _PPO,
+            objective=CISPO if cispo else PPO,
             scalars=(low, objective.high, entropy_coefficient),
             inputs=inputs,
         )

@@ -18,9 +18,11 @@ import torch
 from torch import nn
 from transformers.integrations import moe
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.minimax_m2.modeling_minimax_m2 import eager_attention_forward
 
 from m2gym.kernels.experts import experts
 from m2gym.kernels.norm import rms_norm
+from m2gym.kernels.rotary import norm_rotary
 from m2gym.kernels.support import KernelRefusal
 from m2gym.kernels.tree_attention import tree_attention
 
@@ -127,6 +129,64 @@ def fuse_norms(model: nn.Module) -> int:
             "variance_epsilon; leave its norms as they are"
         )
     return count
+
+
+def fuse_rotary(model: nn.Module) -> int:
+    """Give every M2 attention of ``model`` one pass for norm and rotary embedding of q and k, in
+    place; how many there were. Call it beside ``fuse_norms``, in any order.
+
+    Raises:
+        KernelRefusal: the model has no attention that norms its flattened q and k as M2 does.
+    """
+    count = 0
+    for module in model.modules():
+        if type(module).__name__ == "MiniMaxM2Attention":
+            module.forward = _attention_forward(module)
+            count += 1
+    if not count:
+        raise KernelRefusal(
+            f"norm_rotary: {type(model).__name__} holds no MiniMaxM2Attention; other models norm "
+            "q and k by head, or not at all: leave their attention as it is"
+        )
+    return count
+
+
+def _attention_forward(module: Any) -> Any:
+    def forward(
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        rows, tokens = hidden_states.shape[:2]
+        # One row of positions for all rows, or one each: both as a flat list.
+        cos, sin = (t.flatten(0, 1) for t in position_embeddings)
+
+        def turned(project: Any, norm: Any) -> torch.Tensor:
+            x = norm_rotary(
+                project(hidden_states), norm.weight, cos, sin, norm.variance_epsilon,
+                module.head_dim,
+            )  # fmt: skip
+            return x.view(rows, tokens, -1, module.head_dim).transpose(1, 2)
+
+        query = turned(module.q_proj, module.q_norm)
+        key = turned(module.k_proj, module.k_norm)
+        value = module.v_proj(hidden_states).view(rows, tokens, -1, module.head_dim)
+        value = value.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, module.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            module.config._attn_implementation, eager_attention_forward
+        )
+        out, weights = attend(
+            module, query, key, value, attention_mask,
+            dropout=module.attention_dropout if module.training else 0.0, scaling=module.scaling,
+            **kwargs,
+        )  # fmt: skip
+        return module.o_proj(out.reshape(rows, tokens, -1).contiguous()), weights
+
+    return forward
 
 
 def _norm_forward(module: Any) -> Any:

@@ -23,13 +23,13 @@ def _zero_padding(out, counts, starts, expert, width, BLOCK: tl.constexpr):
 
 @triton.jit
 def _permute_kernel(
-    x, rows, out, counts, starts, tokens, width, K: tl.constexpr, BLOCK: tl.constexpr
+    x, rows, out, counts, starts, tokens, stride, width, K: tl.constexpr, BLOCK: tl.constexpr
 ):
     token = tl.program_id(0)
     if token < tokens:
         for start in range(0, width, BLOCK):
             cols = start + tl.arange(0, BLOCK)
-            value = tl.load(x + token.to(tl.int64) * width + cols, mask=cols < width)
+            value = tl.load(x + token.to(tl.int64) * stride + cols, mask=cols < width)
             for k in tl.static_range(K):
                 row = tl.load(rows + token.to(tl.int64) * K + k).to(tl.int64)
                 tl.store(out + row * width + cols, value, mask=cols < tl.where(row >= 0, width, 0))
@@ -63,7 +63,6 @@ def _swiglu_backward_kernel(
     gate_up,
     weights,
     rows,
-    d_gate_up,
     d_weights,
     counts,
     starts,
@@ -90,13 +89,13 @@ def _swiglu_backward_kernel(
                 total += d * silu * up
                 d = d * weight
                 d_gate = d * up * sigmoid * (1.0 + gate * (1.0 - sigmoid))
-                dtype = d_gate_up.dtype.element_ty
-                tl.store(d_gate_up + pair, d_gate.to(dtype), mask=mask)
-                tl.store(d_gate_up + pair + width, (d * silu).to(dtype), mask=mask)
+                dtype = gate_up.dtype.element_ty
+                tl.store(gate_up + pair, d_gate.to(dtype), mask=mask)
+                tl.store(gate_up + pair + width, (d * silu).to(dtype), mask=mask)
                 tl.store(d_inner + at, (weight * silu * up).to(dtype), mask=mask)
         tl.store(d_weights + slot, tl.sum(total, axis=0))
     else:
-        _zero_padding(d_gate_up, counts, starts, slot - slots, 2 * width, BLOCK)
+        _zero_padding(gate_up, counts, starts, slot - slots, 2 * width, BLOCK)
 
 
 def _block(width: int) -> int:
@@ -104,7 +103,10 @@ def _block(width: int) -> int:
 
 
 def permute(x_T_H: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """Every token's row copied to where its slots lie, zeros in the rows that pad."""
+    """Every token's row copied to where its slots lie, zeros in the rows that pad.
+
+    The columns of ``x`` must lie together; it may be a slice of columns.
+    """
     tokens, width = x_T_H.shape
     out = torch.empty(plan.capacity, width, dtype=x_T_H.dtype, device=x_T_H.device)
     _permute_kernel[(tokens + plan.experts,)](
@@ -114,6 +116,7 @@ def permute(x_T_H: torch.Tensor, plan: Plan) -> torch.Tensor:
         plan.counts_E,
         plan.starts_E1,
         tokens,
+        x_T_H.stride(0),
         width,
         K=plan.rows_T_K.shape[1],
         BLOCK=_block(width),
@@ -146,17 +149,17 @@ def swiglu_backward(
     gate_up_R_2I: torch.Tensor,
     weights_T_K: torch.Tensor,
     plan: Plan,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """SwiGLU recomputed and gone through backwards, with the combine's weight.
+) -> torch.Tensor:
+    """SwiGLU recomputed and gone through backwards, with the combine's weight, in place.
 
     ``d_inner_R_I`` (the gradient of the inner activation before the weight) is overwritten with
-    the weighted inner activation, which the down projection's gradient needs.
+    the weighted inner activation, which the down projection's gradient needs, and
+    ``gate_up_R_2I`` with its own gradient.
 
     Returns:
-        The gradients of gate and up (capacity, 2I), and of the weights (T, K) in fp32.
+        The gradient of the weights (T, K) in fp32.
     """
     width = d_inner_R_I.shape[1]
-    d_gate_up = torch.empty_like(gate_up_R_2I)
     d_weights = torch.empty(weights_T_K.shape, dtype=torch.float32, device=weights_T_K.device)
     slots = weights_T_K.numel()
     _swiglu_backward_kernel[(slots + plan.experts,)](
@@ -164,7 +167,6 @@ def swiglu_backward(
         gate_up_R_2I,
         weights_T_K,
         plan.rows_T_K,
-        d_gate_up,
         d_weights,
         plan.counts_E,
         plan.starts_E1,
@@ -173,4 +175,4 @@ def swiglu_backward(
         BLOCK=_block(width),
         num_warps=4,
     )
-    return d_gate_up, d_weights
+    return d_weights

@@ -74,6 +74,16 @@ def programs(device: torch.device) -> int:
     return _multiprocessors(device.index if device.index is not None else 0)
 
 
+def precision(dtype: torch.dtype) -> str:
+    """How a kernel multiplies: fp32 exactly, 16 bits on tensor cores, bf16 upcast if interpreted.
+
+    The interpreter's ``tl.dot`` takes bf16 for integers.
+    """
+    if dtype == torch.bfloat16 and interpreting():
+        return "upcast"
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
 def descriptor(tensor: torch.Tensor, *block: int) -> TensorDescriptor:
     """A tensor-memory-access descriptor of a contiguous ``tensor``, read in ``block``s."""
     return TensorDescriptor.from_tensor(tensor, list(block))

@@ -61,6 +61,7 @@ _HOPPER: dict[tuple[Product, int], Tiles] = {
     ("d_down", 16): Tiles(128, 256, 16, 8, 3),
     ("d_gate_up", 16): Tiles(128, 256, 16, 8, 3),
 }
+_LOGITS = Tiles(128, 256, 64, 8, 3, group=1)
 TABLES: dict[str, dict[tuple[Product, int], Tiles]] = {
     "NVIDIA H100": _HOPPER,
     "NVIDIA H200": _HOPPER,
@@ -119,3 +120,10 @@ def tiles(
             depth=min(found.depth, align),
         )  # fmt: skip
     return replace(found, rows=align, cols=fit(found.cols, cols), depth=fit(found.depth, depth))
+
+
+def logits_tiles(dtype: torch.dtype, device: torch.device) -> Tiles:
+    """The tiles of the product with the output head."""
+    if device.type != "cuda":
+        return Tiles(16, 32, 16, 4, 1)
+    return Tiles(64, 64, 32, 4, 2) if dtype == torch.float32 else _LOGITS

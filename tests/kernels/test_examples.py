@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["router", "support", "tree_attention", "tuning"])
+@pytest.mark.parametrize("name", ["router", "support", "tree_kernel", "tree_plan", "tuning"])
 def test_docstrings(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"m2gym.kernels.{name}"))
     assert found.attempted > 0

@@ -135,6 +135,18 @@ def test_equal_bits_every_time(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))  # type: ignore[arg-type]
 
 
+def test_slices_of_columns_and_one_backward_only(device: str) -> None:
+    """Wide enough that the backward permutes a quarter of the columns at a time."""
+    case = inputs(20, 1024, 16, 2, 1, torch.float32, device)
+    check(case, 1e-5)
+    hidden = case["hidden"].requires_grad_()
+    out = experts(*case.values()).sum()
+    out.backward(retain_graph=True)
+    with pytest.raises(KernelRefusal, match="once already"):
+        out.backward()
+    assert hidden.grad is not None
+
+
 def test_no_grad_keeps_nothing(device: str) -> None:
     case = inputs(5, 32, 16, 4, 2, torch.float32, device)
     case["down"].requires_grad_()

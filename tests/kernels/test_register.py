@@ -11,7 +11,13 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from m2gym.kernels import reference  # noqa: E402
-from m2gym.kernels.register import ATTENTION, EXPERTS, fuse_norms, register  # noqa: E402
+from m2gym.kernels.register import (  # noqa: E402
+    ATTENTION,
+    EXPERTS,
+    fuse_norms,
+    fuse_rotary,
+    register,
+)
 from m2gym.kernels.support import KernelRefusal  # noqa: E402
 
 SIZES: dict[str, Any] = {
@@ -92,6 +98,26 @@ def test_norms_in_a_model(device: str) -> None:
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
     with pytest.raises(KernelRefusal, match="no RMSNorm"):
         fuse_norms(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rotary_in_a_model(rows: int, device: str) -> None:
+    eager, ours = pair(minimax_m2, device, attn_implementation="eager",
+                       experts_implementation="eager")  # fmt: skip
+    assert fuse_rotary(ours) == 2
+    assert fuse_norms(ours) == 2 * 4 + 1
+    ids = torch.randint(0, 64, (rows, 7), device=device)
+    positions = torch.tensor([[0, 1, 2, 3, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10]], device=device)[:rows]
+    losses = [model(ids, position_ids=positions, labels=ids).loss for model in (eager, ours)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    for loss in losses:
+        loss.backward()
+    for (name, a), b in zip(eager.named_parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+    made = [model.generate(ids, max_new_tokens=4, do_sample=False) for model in (eager, ours)]
+    assert torch.equal(*made)
+    with pytest.raises(KernelRefusal, match="no MiniMaxM2Attention"):
+        fuse_rotary(qwen3_moe())
 
 
 def test_refusals(device: str) -> None:

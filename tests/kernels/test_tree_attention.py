@@ -9,7 +9,8 @@ import torch
 
 from m2gym.kernels import reference
 from m2gym.kernels.support import KernelRefusal
-from m2gym.kernels.tree_attention import batches, rectangles, tree_attention
+from m2gym.kernels.tree_attention import rectangles, tree_attention
+from m2gym.kernels.tree_plan import Cuts, plan
 
 TREES: dict[str, tuple[list[int], list[int]]] = {
     "one node": ([0, 7], [-1]),
@@ -46,22 +47,88 @@ def test_rectangles_cover_the_mask_once(tree: tuple[list[int], list[int]]) -> No
     assert torch.equal(times, reference.tree_mask(starts, parents).int())
 
 
-def test_few_calls_for_many_nodes() -> None:
-    starts, parents = random_tree(256, 1)
-    levels = {r.level for r in rectangles(starts, parents)}
-    assert len(batches(starts, parents, torch.device("cpu"))) <= 1 + len(levels)
+@pytest.mark.parametrize("large", [1, 12, 10**9])
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
+def test_the_tables_cover_the_mask_once(tree: tuple[list[int], list[int]], large: int) -> None:
+    """What the library's calls and the kernel's two tables read, pair by pair."""
+    starts, parents = tree
+    total = starts[-1]
+    want = reference.tree_mask(starts, parents).int()
+    tokens, keys = 3, 4
+    cut = plan(tuple(starts), tuple(parents), large, 1, Cuts(*[(tokens, keys)] * 3),
+               torch.device("cpu"))  # fmt: skip
+    calls = torch.zeros(total, total, dtype=torch.int)
+    for r, copies in cut.calls:
+        side = r.last - r.first
+        for shift in range(0, side * copies, side):
+            rows = slice(r.first + shift, r.last + shift)
+            at = slice(
+                r.key_first + (shift if r.causal else 0), r.key_last + (shift if r.causal else 0)
+            )
+            calls[rows, at] += want[rows, at] if r.causal else 1
+    by_query, by_key = calls.clone(), calls.clone()
+    if cut.tables is not None:
+        t = cut.tables
+        for first, last, own, b0, b1, t0, t1 in t.forward.tolist():
+            for start in t.blocks_forward.flatten().tolist()[b0:b1]:
+                by_query[first:last, start : start + keys] += 1
+            for start, end in t.tails_forward.tolist()[t0:t1]:
+                assert end - start < keys
+                by_query[first:last, start:end] += 1
+            for row in range(first, last):
+                by_query[row, own : row + 1] += own < last
+        reach = t.reach.flatten()
+        for first, last, s0, s1 in t.d_key.tolist():
+            for begin, end, masked in t.segments.tolist()[s0:s1]:
+                q, k = torch.arange(begin, end)[:, None], torch.arange(first, last)[None]
+                sees = (k <= q) & (q < reach[k])
+                assert masked or sees.all()
+                by_key[begin:end, first:last] += sees
+    assert torch.equal(by_query, want)
+    assert torch.equal(by_key, want)
+
+
+def test_equal_squares_share_a_call() -> None:
+    cut = plan((0, 40, 60, 80, 100), (-1, 0, 0, 0), 100, 1, Cuts(*[(16, 16)] * 3),
+               torch.device("cpu"))  # fmt: skip
+    assert [(r.first, r.last, copies) for r, copies in cut.calls if r.causal] == [
+        (0, 60, 1), (60, 80, 2),
+    ]  # fmt: skip
+    assert cut.tables is None
+
+
+@pytest.mark.parametrize("heads", [(6, 2), (5, 1), (3, 3)])
+def test_any_group_of_heads(heads: tuple[int, int], device: str) -> None:
+    check(*random_tree(9, 5), heads=heads, large=10**9, device=device)
+
+
+def test_rows_of_a_kernels_plan_are_kept_apart(device: str) -> None:
+    """Two trees in turn, of one size: a plan belongs to its tree."""
+    for tree in (([0, 4, 8], [-1, 0]), ([0, 4, 8], [-1, -1]), ([0, 4, 8], [-1, 0])):
+        check(*tree, large=10**9, device=device)
 
 
 @pytest.mark.parametrize("large", [1, 20, 10**9])
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_matches_dense(tree: tuple[list[int], list[int]], large: int, device: str) -> None:
-    starts, parents = tree
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    check(*tree, large=large, device=device)
+
+
+def test_bfloat16(device: str) -> None:
+    check(*random_tree(14, 2), large=30, device=device, dtype=torch.bfloat16)
+
+
+def check(
+    starts: list[int], parents: list[int], *, large: int, device: str,
+    heads: tuple[int, int] = (4, 2), dtype: torch.dtype | None = None,
+) -> None:  # fmt: skip
+    """Output and gradients within a rounding's bound of float64."""
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
     width = 16 if device == "cpu" else 64
-    bound = 1e-5 if device == "cpu" else 1e-2
+    bound = 1e-5 if dtype == torch.float32 else 1e-2 if device == "cuda" else 3e-2
     ours, truth = [], []
-    for heads in (4, 2, 2):
-        x = torch.randn(starts[-1], heads, width, device=device).to(dtype)
+    for count in (heads[0], heads[1], heads[1]):
+        x = torch.randn(starts[-1], count, width, device=device).to(dtype)
         ours.append(x.clone().requires_grad_())
         truth.append(x.double().requires_grad_())
     out = tree_attention(*ours, starts, parents, large=large)
@@ -103,3 +170,5 @@ def test_refusals(device: str) -> None:
         tree_attention(x[:, :1], x, x, [0, 5], [-1])
     with pytest.raises(KernelRefusal, match="power of two"):
         tree_attention(x[..., :12], x[..., :12], x[..., :12], [0, 5], [-1])
+    with pytest.raises(KernelRefusal, match="16 to 128"):
+        tree_attention(x[..., :8], x[..., :8], x[..., :8], [0, 5], [-1])

@@ -1,0 +1,360 @@
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+"""Tree attention of many small nodes in three launches: forward, d_query, d_key with d_value.
+
+A query tile packs some tokens with several of the query heads that share a key head, so that a
+tile of 128 rows spans few tokens and little is lost at the edges of a node. It walks the key runs
+of its path's ancestors, then its own path. A key tile walks the rows of its subtree, which are one
+run. No sibling is touched, nothing is added atomically: equal inputs give equal bits. A new tree
+brings new tables, not a new compilation.
+
+Where the library did some of a row's rectangles before, its output and log-sum-exp are where the
+online softmax starts (``PRIOR``), which merges the two without a pass of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from m2gym.kernels.support import descriptor, precision
+from m2gym.kernels.tree_plan import Cuts, Tables
+
+_LOG2E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Rows and keys of a tile, warps and stages of a kernel."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The three kernels' tiles."""
+
+    forward: Shape
+    d_query: Shape
+    d_key: Shape
+
+    def cuts(self, group: int) -> Cuts:
+        """In tokens, for ``group`` query heads to a key head."""
+        return Cuts(
+            (self.forward.rows // pack(self.forward.rows, group), self.forward.keys),
+            (self.d_query.rows // pack(self.d_query.rows, group), self.d_query.keys),
+            (self.d_key.rows // pack(self.d_key.rows, group), self.d_key.keys),
+        )
+
+
+# Measured on an H100; see docs/kernels.md.
+HOPPER = Shapes(Shape(128, 128, 8, 2), Shape(128, 64, 8, 3), Shape(64, 128, 8, 3))
+_INTERPRETED = Shapes(Shape(16, 16, 4, 1), Shape(16, 16, 4, 1), Shape(16, 16, 4, 1))
+
+
+def shapes(device: torch.device) -> Shapes:
+    return HOPPER if device.type == "cuda" else _INTERPRETED
+
+
+def pack(rows: int, group: int) -> int:
+    """How many heads of a group share a tile: the most that fill 98 % of its rows.
+
+    >>> pack(128, 6), pack(64, 6), pack(128, 8), pack(64, 1), pack(16, 3)
+    (6, 3, 8, 1, 1)
+    """
+    fitting = [p for p in range(1, min(group, rows) + 1) if group % p == 0]
+    full = [p for p in fitting if rows // p * p >= 0.98 * rows]
+    return max(full) if full else 1
+
+
+@triton.jit
+def _dot(a, b, acc, PRECISION: tl.constexpr):
+    MODE: tl.constexpr = "tf32" if PRECISION == "tf32" else "ieee"
+    if PRECISION == "upcast":
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=MODE)
+
+
+@triton.jit
+def _softmax_step(q, k, v, keys, limit, top, total, acc, scale, MASKED: tl.constexpr,
+                  PRECISION: tl.constexpr):  # fmt: skip
+    zero = tl.zeros([q.shape[0], k.shape[0]], tl.float32)
+    s = _dot(q, k.T, zero, PRECISION) * scale
+    if MASKED:
+        s = tl.where(keys[None, :] < limit[:, None], s, float("-inf"))
+    new = tl.maximum(top, tl.max(s, 1))
+    p = tl.exp2(s - new[:, None])
+    shrink = tl.exp2(top - new)
+    total = total * shrink + tl.sum(p, 1)
+    acc = _dot(p.to(v.dtype), v, acc * shrink[:, None], PRECISION)
+    return new, total, acc
+
+
+@triton.jit
+def _forward_kernel(
+    q, k, v, out, lse, items, blocks, tails, rows_total, scale,
+    N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    PACKS: tl.constexpr = N // PACK
+    TOKENS: tl.constexpr = BM // PACK
+    item = items + tl.program_id(0) // PACKS * 7
+    lead = tl.program_id(0) % PACKS * PACK
+    column = lead // (N // M) * D
+    first = tl.load(item)
+    last = tl.load(item + 1)
+    own = tl.load(item + 2)
+    block = tl.load(item + 3)
+    wholes = tl.load(item + 4) - block
+    tail = tl.load(item + 5)
+    shorts = tl.load(item + 6) - tail
+
+    row = tl.arange(0, BM)
+    token = first + row // PACK
+    live = (row < TOKENS * PACK) & (token < last)
+    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
+    base = (first.to(tl.int64) * N + lead) * D
+    where = (lead + row % PACK).to(tl.int64) * rows_total + token
+    query = tl.load(q + base + at, mask=live[:, None], other=0.0)
+    if PRIOR:
+        top = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
+        total = tl.where(top == float("-inf"), 0.0, 1.0)
+        acc = tl.load(out + base + at, mask=live[:, None], other=0.0).to(tl.float32)
+    else:
+        top = tl.full([BM], float("-inf"), tl.float32)
+        total = tl.zeros([BM], tl.float32)
+        acc = tl.zeros([BM, D], tl.float32)
+    span = tl.arange(0, BN)
+
+    own_wholes = tl.maximum(first + 1 - own, 0) // BN
+    for b in range(0, wholes + own_wholes):
+        listed = tl.load(blocks + block + b, mask=b < wholes, other=0)
+        start = tl.where(b < wholes, listed, own + (b - wholes) * BN)
+        top, total, acc = _softmax_step(
+            query, k.load([start, column]), v.load([start, column]), start + span, token,
+            top, total, acc, scale, False, PRECISION,
+        )  # fmt: skip
+    rest = own + own_wholes * BN
+    for b in range(0, shorts + (tl.maximum(last - rest, 0) + BN - 1) // BN):
+        listed = tl.load(tails + 2 * (tail + b), mask=b < shorts, other=0)
+        end = tl.load(tails + 2 * (tail + b) + 1, mask=b < shorts, other=0)
+        start = tl.where(b < shorts, listed, rest + (b - shorts) * BN)
+        limit = tl.where(b < shorts, end, token + 1)
+        top, total, acc = _softmax_step(
+            query, k.load([start, column]), v.load([start, column]), start + span, limit,
+            top, total, acc, scale, True, PRECISION,
+        )  # fmt: skip
+    tl.store(out + base + at, (acc / total[:, None]).to(out.dtype.element_ty), mask=live[:, None])
+    tl.store(lse + where, (top + tl.log2(total)) * 0.6931471805599453, mask=live)
+
+
+@triton.jit
+def _delta_kernel(out, d_out, delta, rows_total, N: tl.constexpr, D: tl.constexpr,
+                  BLOCK: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, BLOCK)
+    at = row * N * D + head[:, None] * D + tl.arange(0, D)[None, :]
+    mask = (head < N)[:, None] & (tl.arange(0, D) < D)[None, :]
+    o = tl.load(out + at, mask=mask, other=0.0).to(tl.float32)
+    d = tl.load(d_out + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(delta + head.to(tl.int64) * rows_total + row, tl.sum(o * d, 1), mask=head < N)
+
+
+@triton.jit
+def _d_query_step(q, d, k, v, keys, limit, lse, delta, acc, scale, MASKED: tl.constexpr,
+                  PRECISION: tl.constexpr):  # fmt: skip
+    zero = tl.zeros([q.shape[0], k.shape[0]], tl.float32)
+    p = tl.exp2(_dot(q, k.T, zero, PRECISION) * scale - lse[:, None])
+    if MASKED:
+        p = tl.where(keys[None, :] < limit[:, None], p, 0.0)
+    ds = p * (_dot(d, v.T, zero, PRECISION) - delta[:, None])
+    return _dot(ds.to(k.dtype), k, acc, PRECISION)
+
+
+@triton.jit
+def _d_query_kernel(
+    q, k, v, d_out, lse, delta, d_q, items, blocks, tails, rows_total, scale, natural_scale,
+    N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    PACKS: tl.constexpr = N // PACK
+    TOKENS: tl.constexpr = BM // PACK
+    item = items + tl.program_id(0) // PACKS * 7
+    lead = tl.program_id(0) % PACKS * PACK
+    column = lead // (N // M) * D
+    first = tl.load(item)
+    last = tl.load(item + 1)
+    own = tl.load(item + 2)
+    block = tl.load(item + 3)
+    wholes = tl.load(item + 4) - block
+    tail = tl.load(item + 5)
+    shorts = tl.load(item + 6) - tail
+
+    row = tl.arange(0, BM)
+    token = first + row // PACK
+    live = (row < TOKENS * PACK) & (token < last)
+    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
+    base = (first.to(tl.int64) * N + lead) * D
+    where = (lead + row % PACK).to(tl.int64) * rows_total + token
+    query = tl.load(q + base + at, mask=live[:, None], other=0.0)
+    d = tl.load(d_out + base + at, mask=live[:, None], other=0.0)
+    norm = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
+    inner = tl.load(delta + where, mask=live, other=0.0)
+    acc = tl.zeros([BM, D], tl.float32)
+    span = tl.arange(0, BN)
+
+    own_wholes = tl.maximum(first + 1 - own, 0) // BN
+    for b in range(0, wholes + own_wholes):
+        listed = tl.load(blocks + block + b, mask=b < wholes, other=0)
+        start = tl.where(b < wholes, listed, own + (b - wholes) * BN)
+        acc = _d_query_step(
+            query, d, k.load([start, column]), v.load([start, column]), start + span, token,
+            norm, inner, acc, scale, False, PRECISION,
+        )  # fmt: skip
+    rest = own + own_wholes * BN
+    for b in range(0, shorts + (tl.maximum(last - rest, 0) + BN - 1) // BN):
+        listed = tl.load(tails + 2 * (tail + b), mask=b < shorts, other=0)
+        end = tl.load(tails + 2 * (tail + b) + 1, mask=b < shorts, other=0)
+        start = tl.where(b < shorts, listed, rest + (b - shorts) * BN)
+        limit = tl.where(b < shorts, end, token + 1)
+        acc = _d_query_step(
+            query, d, k.load([start, column]), v.load([start, column]), start + span, limit,
+            norm, inner, acc, scale, True, PRECISION,
+        )  # fmt: skip
+    acc = acc * natural_scale
+    if PRIOR:
+        acc += tl.load(d_q + base + at, mask=live[:, None], other=0.0).to(tl.float32)
+    tl.store(d_q + base + at, acc.to(d_q.dtype.element_ty), mask=live[:, None])
+
+
+@triton.jit
+def _d_key_segment(
+    q, d_out, lse, delta, begin, end, lead, rows_total, key, until, k, v, d_k, d_v, scale,
+    N: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr, MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    TOKENS: tl.constexpr = BM // PACK
+    row = tl.arange(0, BM)
+    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
+    whole = row < TOKENS * PACK
+    zero = tl.zeros([k.shape[0], BM], tl.float32)
+    for start in range(begin, end, TOKENS):
+        token = start + row // PACK
+        live = whole & (token < end)
+        base = ((tl.full([], 0, tl.int64) + start) * N + lead) * D
+        query = tl.load(q + base + at, mask=live[:, None], other=0.0)
+        d = tl.load(d_out + base + at, mask=live[:, None], other=0.0)
+        where = (lead + row % PACK).to(tl.int64) * rows_total + token
+        # A dead row's infinite log-sum-exp makes its probabilities 0.
+        norm = tl.load(lse + where, mask=live, other=float("inf")) * 1.4426950408889634
+        inner = tl.load(delta + where, mask=live, other=0.0)
+        p = tl.exp2(_dot(k, query.T, zero, PRECISION) * scale - norm[None, :])
+        if MASKED:
+            sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
+            p = tl.where(sees, p, 0.0)
+        d_v = _dot(p.to(d.dtype), d, d_v, PRECISION)
+        ds = p * (_dot(v, d.T, zero, PRECISION) - inner[None, :])
+        d_k = _dot(ds.to(query.dtype), query, d_k, PRECISION)
+    return d_k, d_v
+
+
+@triton.jit
+def _d_key_kernel(
+    q, k, v, d_out, lse, delta, d_k, d_v, items, segments, reach, rows_total, scale,
+    natural_scale,
+    N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    GROUP: tl.constexpr = N // M
+    item = items + tl.program_id(0) // M * 4
+    head = tl.program_id(0) % M
+    first = tl.load(item)
+    last = tl.load(item + 1)
+    key = first + tl.arange(0, BN)
+    until = tl.load(reach + key, mask=key < last, other=0)
+    k_tile = k.load([first, head * D])
+    v_tile = v.load([first, head * D])
+    acc_k = tl.zeros([BN, D], tl.float32)
+    acc_v = tl.zeros([BN, D], tl.float32)
+    for s in range(tl.load(item + 2), tl.load(item + 3)):
+        begin = tl.load(segments + 3 * s)
+        end = tl.load(segments + 3 * s + 1)
+        masked = tl.load(segments + 3 * s + 2)
+        for part in range(0, GROUP // PACK):
+            lead = head * GROUP + part * PACK
+            if masked != 0:
+                acc_k, acc_v = _d_key_segment(
+                    q, d_out, lse, delta, begin, end, lead, rows_total, key, until, k_tile,
+                    v_tile, acc_k, acc_v, scale, N, D, PACK, BM, True, PRECISION,
+                )  # fmt: skip
+            else:
+                acc_k, acc_v = _d_key_segment(
+                    q, d_out, lse, delta, begin, end, lead, rows_total, key, until, k_tile,
+                    v_tile, acc_k, acc_v, scale, N, D, PACK, BM, False, PRECISION,
+                )  # fmt: skip
+    acc_k = acc_k * natural_scale
+    at = (first.to(tl.int64) * M + head) * D
+    local = tl.arange(0, BN)[:, None] * (M * D) + tl.arange(0, D)[None, :]
+    mask = (key < last)[:, None] & (tl.arange(0, D) < D)[None, :]
+    if PRIOR:
+        acc_k += tl.load(d_k + at + local, mask=mask, other=0.0).to(tl.float32)
+        acc_v += tl.load(d_v + at + local, mask=mask, other=0.0).to(tl.float32)
+    tl.store(d_k + at + local, acc_k.to(d_k.dtype.element_ty), mask=mask)
+    tl.store(d_v + at + local, acc_v.to(d_v.dtype.element_ty), mask=mask)
+
+
+def _flat(x: torch.Tensor, keys: int) -> object:
+    return descriptor(x.view(x.shape[0], -1), keys, x.shape[2])
+
+
+def forward(
+    q_T_N_D: torch.Tensor, k_T_M_D: torch.Tensor, v_T_M_D: torch.Tensor, out_T_N_D: torch.Tensor,
+    lse_N_T: torch.Tensor, tables: Tables, scale: float, *, prior: bool, shape: Shape,
+) -> None:  # fmt: skip
+    """Write ``out`` and the log-sum-exp of the tables' rows, going on from them when ``prior``."""
+    total, heads, width = q_T_N_D.shape
+    packed = pack(shape.rows, heads // k_T_M_D.shape[1])
+    _forward_kernel[(len(tables.forward) * (heads // packed),)](
+        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), out_T_N_D, lse_N_T,
+        tables.forward, tables.blocks_forward, tables.tails_forward, total, scale * _LOG2E,
+        N=heads, M=k_T_M_D.shape[1], D=width, PACK=packed, BM=shape.rows, BN=shape.keys,
+        PRIOR=prior, PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps,
+        num_stages=shape.stages,
+    )  # fmt: skip
+
+
+def backward(
+    d_T_N_D: torch.Tensor, q_T_N_D: torch.Tensor, k_T_M_D: torch.Tensor, v_T_M_D: torch.Tensor,
+    out_T_N_D: torch.Tensor, lse_N_T: torch.Tensor, d_q: torch.Tensor, d_k: torch.Tensor,
+    d_v: torch.Tensor, tables: Tables, scale: float, *, prior: bool, shapes: Shapes,
+) -> None:  # fmt: skip
+    """Write the gradients of the tables' rows, or add to them when ``prior``."""
+    total, heads, width = q_T_N_D.shape
+    groups = k_T_M_D.shape[1]
+    delta = torch.empty_like(lse_N_T)
+    _delta_kernel[(total,)](
+        out_T_N_D, d_T_N_D, delta, total, N=heads, D=width, BLOCK=triton.next_power_of_2(heads),
+        num_warps=8,
+    )  # fmt: skip
+    shape = shapes.d_key
+    packed = pack(shape.rows, heads // groups)
+    _d_key_kernel[(len(tables.d_key) * groups,)](
+        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), d_T_N_D, lse_N_T, delta,
+        d_k, d_v, tables.d_key, tables.segments, tables.reach, total, scale * _LOG2E, scale,
+        N=heads, M=groups, D=width, PACK=packed, BM=shape.rows, BN=shape.keys, PRIOR=prior,
+        PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip
+    shape = shapes.d_query
+    packed = pack(shape.rows, heads // groups)
+    _d_query_kernel[(len(tables.d_query) * (heads // packed),)](
+        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), d_T_N_D, lse_N_T, delta,
+        d_q, tables.d_query, tables.blocks_d_query, tables.tails_d_query, total, scale * _LOG2E,
+        scale, N=heads, M=groups, D=width, PACK=packed, BM=shape.rows, BN=shape.keys, PRIOR=prior,
+        PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip

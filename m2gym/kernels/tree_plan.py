@@ -1,0 +1,295 @@
+"""How a token tree is cut: few full rectangles, and tables of the small ones for one kernel.
+
+Nodes lie in preorder, so a node's first child follows it and every subtree is one run of rows.
+Chains of first children are *paths*. A path attends to itself causally, one square; the rows
+that branch off at a node attend to the path up to that node, one dense rectangle:
+
+    rows          0   A   B   C   D        A's children: B, D (first child B);  B's child: C
+    squares       [A  B   C] [D]           paths A-B-C and D
+    rectangles    D x A                    nothing is computed twice or masked away
+
+Every row is in one square and in one rectangle for each path above its own. Put the heaviest
+child first: then there are the fewest levels. Large rectangles get a library call each; the small
+ones become two tables, which ``tree_kernel`` walks: by query tile (which keys a tile reads) and by
+key tile (which queries read it), so that neither direction needs atomics.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from m2gym.kernels.support import KernelRefusal
+
+_KERNEL = "tree_attention"
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Query rows [first, last) on key rows [key_first, key_last).
+
+    ``level`` counts the paths above: rectangles of one level share no query row.
+    """
+
+    first: int
+    last: int
+    key_first: int
+    key_last: int
+    causal: bool
+    level: int
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.last - self.first, self.key_last - self.key_first
+
+    @property
+    def area(self) -> int:
+        return self.sides[0] * self.sides[1]
+
+
+def rectangles(starts: Sequence[int], parents: Sequence[int]) -> list[Rectangle]:
+    """The squares and rectangles of a tree (or a forest) in preorder.
+
+    >>> [(r.first, r.last, r.key_first, r.key_last) for r in rectangles([0, 4, 6, 9], [-1, 0, 0])]
+    [(0, 6, 0, 6), (6, 9, 6, 9), (6, 9, 0, 4)]
+
+    Args:
+        starts: first row of every node, then the number of rows.
+        parents: every node's parent, -1 for a root.
+
+    Raises:
+        KernelRefusal: the nodes are not in preorder, or a node is empty.
+    """
+    count = len(parents)
+    if len(starts) != count + 1 or any(a >= b for a, b in pairwise(starts)):
+        raise KernelRefusal(
+            f"{_KERNEL}: starts must rise and hold one more entry than parents, got "
+            f"{len(starts)} for {count} nodes"
+        )
+    head, level = list(range(count)), [0] * count
+    above: list[int] = []
+    for node, parent in enumerate(parents):
+        while above and above[-1] != parent:
+            above.pop()
+        if parent >= 0 and not above:
+            raise KernelRefusal(
+                f"{_KERNEL}: nodes must be in preorder (a node, then each child's whole subtree); "
+                f"node {node} does not lie under its parent {parent}"
+            )
+        above.append(node)
+        if parent >= 0:
+            first_child = parent == node - 1
+            head[node] = head[parent] if first_child else node
+            level[node] = level[parent] if first_child else level[parent] + 1
+    after = _after(parents)
+    squares: list[Rectangle] = []
+    dense: list[Rectangle] = []
+    seen: set[int] = set()
+    for node, parent in enumerate(parents):
+        if head[node] != node:
+            continue
+        tail = node
+        while tail + 1 < count and head[tail + 1] == node:
+            tail += 1
+        first, last = starts[node], starts[tail + 1]
+        squares.append(Rectangle(first, last, first, last, True, level[node]))
+        if parent >= 0 and parent not in seen:
+            seen.add(parent)
+            dense.append(
+                Rectangle(
+                    first, starts[after[parent]], starts[head[parent]], starts[parent + 1], False,
+                    level[parent],
+                )
+            )  # fmt: skip
+    return squares + sorted(dense, key=lambda r: r.level)
+
+
+def _after(parents: Sequence[int]) -> list[int]:
+    """The node that follows each node's subtree."""
+    after = list(range(1, len(parents) + 1))
+    for node in range(len(parents) - 1, -1, -1):
+        if parents[node] >= 0:
+            after[parents[node]] = max(after[parents[node]], after[node])
+    return after
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Tile sizes of the three kernels, in query tokens and key rows."""
+
+    forward: tuple[int, int]
+    d_query: tuple[int, int]
+    d_key: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Work lists of the kernels, int32 on the device, heaviest item first.
+
+    Attributes:
+        forward, d_query: (items, 7) a query tile: first and last token, first row of its own
+            path (its last token where the square is not the kernel's), slices of ``blocks`` and
+            of ``tails``. ``blocks_…``: first rows of whole key blocks; ``tails_…``: (first, last)
+            rows of the shorter ones.
+        d_key: (items, 4) a key tile: first and last row, a slice of ``segments`` (first query,
+            last query, whether pairs are masked).
+        reach: (T,) the row at which a row's subtree ends: row q sees row k if k ≤ q < reach[k].
+    """
+
+    forward: torch.Tensor
+    blocks_forward: torch.Tensor
+    tails_forward: torch.Tensor
+    d_query: torch.Tensor
+    blocks_d_query: torch.Tensor
+    tails_d_query: torch.Tensor
+    d_key: torch.Tensor
+    segments: torch.Tensor
+    reach: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TreePlan:
+    """The library's calls (each one rectangle, or equal squares in a row) and the kernel's work."""
+
+    calls: tuple[tuple[Rectangle, int], ...]
+    tables: Tables | None
+
+
+def _query_tables(
+    squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], tokens: int, keys: int
+) -> tuple[list[list[int]], list[int], list[list[int]]]:
+    items: list[tuple[int, list[int]]] = []
+    blocks: list[int] = []
+    tails: list[list[int]] = []
+    open_: list[Rectangle] = []
+    waiting = sorted(dense, key=lambda r: (r.first, -r.last), reverse=True)
+    for path in sorted(squares, key=lambda r: r.first):
+        while open_ and open_[-1].last <= path.first:
+            open_.pop()
+        while waiting and waiting[-1].first <= path.first:
+            open_.append(waiting.pop())
+        first_block, first_tail = len(blocks), len(tails)
+        for r in open_:
+            whole = (r.key_last - r.key_first) // keys * keys
+            blocks += range(r.key_first, r.key_first + whole, keys)
+            if r.key_first + whole < r.key_last:
+                tails.append([r.key_first + whole, r.key_last])
+        above = len(blocks) - first_block + len(tails) - first_tail
+        own = path in mine
+        if not own and not above:
+            continue
+        for first in range(path.first, path.last, tokens):
+            last = min(first + tokens, path.last)
+            work = above + (-(-(last - path.first) // keys) if own else 0)
+            items.append(
+                (-work, [first, last, path.first if own else last, first_block, len(blocks),
+                         first_tail, len(tails)])
+            )  # fmt: skip
+    items.sort()
+    return [item for _, item in items], blocks, tails
+
+
+def _key_tables(
+    squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], reach: list[int],
+    keys: int,
+) -> tuple[list[list[int]], list[list[int]]]:  # fmt: skip
+    by_path: dict[int, list[Rectangle]] = {}
+    for r in dense:
+        by_path.setdefault(r.key_first, []).append(r)
+    items: list[tuple[int, list[int]]] = []
+    segments: list[list[int]] = []
+    for path in squares:
+        here = sorted(by_path.get(path.first, []), key=lambda r: r.first)
+        for first in range(path.first, path.last, keys):
+            last = min(first + keys, path.last)
+            runs = [[first, path.last]] if path in mine else []
+            for r in here:
+                if r.key_last <= first:
+                    continue
+                if runs and runs[-1][1] == r.first:
+                    runs[-1][1] = r.last
+                else:
+                    runs.append([r.first, r.last])
+            start, work = len(segments), 0
+            whole_from, whole_to = last - 1, reach[last - 1]
+            for a, b in runs:
+                for c, d, masked in (
+                    (a, min(b, whole_from), 1), (max(a, whole_from), min(b, whole_to), 0),
+                    (max(a, whole_to), b, 1),
+                ):  # fmt: skip
+                    if c < d:
+                        segments.append([c, d, masked])
+                        work += d - c
+            if work:
+                items.append((-work, [first, last, start, len(segments)]))
+    items.sort()
+    return [item for _, item in items], segments
+
+
+def _tables(
+    starts: Sequence[int], parents: Sequence[int], found: list[Rectangle], mine: set[Rectangle],
+    cuts: Cuts, device: torch.device,
+) -> Tables:  # fmt: skip
+    after = _after(parents)
+    sizes = np.diff(np.asarray(starts))
+    reach = np.repeat(np.asarray([starts[a] for a in after]), sizes).astype(np.int32)
+    squares = [r for r in found if r.causal]
+    dense = [r for r in found if not r.causal and r in mine]
+
+    def move(rows: object, width: int = 1) -> torch.Tensor:
+        table = np.asarray(rows, dtype=np.int32).reshape(-1, width)
+        return torch.from_numpy(table if len(table) else np.zeros((1, width), np.int32)).to(device)
+
+    forward = _query_tables(squares, dense, mine, *cuts.forward)
+    d_query = forward
+    if cuts.d_query != cuts.forward:
+        d_query = _query_tables(squares, dense, mine, *cuts.d_query)
+    d_key = _key_tables(squares, dense, mine, reach.tolist(), cuts.d_key[1])
+    return Tables(
+        move(forward[0], 7), move(forward[1]), move(forward[2], 2),
+        move(d_query[0], 7), move(d_query[1]), move(d_query[2], 2),
+        move(d_key[0], 4), move(d_key[1], 3), move(reach),
+    )  # fmt: skip
+
+
+def _runs(squares: list[Rectangle]) -> list[tuple[Rectangle, int]]:
+    """Equal squares that follow each other, counted."""
+    runs: list[tuple[Rectangle, int]] = []
+    for square in squares:
+        if runs:
+            first, count = runs[-1]
+            side = first.sides[0]
+            if square.sides[0] == side and square.first == first.first + count * side:
+                runs[-1] = (first, count + 1)
+                continue
+        runs.append((square, 1))
+    return runs
+
+
+@functools.lru_cache(maxsize=16)
+def plan(
+    starts: tuple[int, ...], parents: tuple[int, ...], large: int, least: int, cuts: Cuts,
+    device: torch.device,
+) -> TreePlan:  # fmt: skip
+    """The plan of a tree, kept for the layers that ask again.
+
+    Args:
+        large: rectangles of at least this area are the library's (a square counts half).
+        least: the shortest side the library takes.
+    """
+    found = rectangles(starts, parents)
+
+    def whole(r: Rectangle) -> int:
+        return r.area // 2 if r.causal else r.area
+
+    theirs = [r for r in found if whole(r) >= large and min(r.sides) >= least]
+    mine = set(found) - set(theirs)
+    squares = sorted((r for r in theirs if r.causal), key=lambda r: r.first)
+    calls = _runs(squares) + [(r, 1) for r in theirs if not r.causal]
+    tables = _tables(starts, parents, found, mine, cuts, device) if mine else None
+    return TreePlan(tuple(calls), tables)
