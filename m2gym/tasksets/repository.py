@@ -232,10 +232,10 @@ def _finish(folder: Path, tree: _Tree, deleted: list[str]) -> None:
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     for path in (folder / "root").rglob("*"):
         os.utime(path, (EPOCH, EPOCH))
-    _commit(folder / "root")
+    commit_tree(folder / "root")
 
 
-def _commit(root: Path) -> None:
+def commit_tree(root: Path) -> None:
     """One commit by a neutral author, the same bytes on every machine (but for git's index)."""
     date = f"{EPOCH} +0000"
     person = {f"GIT_{who}_{what}": "m2gym" for who in ("AUTHOR", "COMMITTER") for what in ("NAME",)}
