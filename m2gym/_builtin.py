@@ -10,6 +10,7 @@ def register_all() -> None:
     REWARDS.register("tests-pass", "m2gym.rewards.repository_tests:tests_pass")
     REWARDS.register("tests-fraction", "m2gym.rewards.repository_tests:tests_fraction")
     REWARDS.register("test-script", "m2gym.rewards.script:script_reward")
+    REWARDS.register("swe-bench", "m2gym.rewards.swe_bench:swe_bench_reward")
     WORKSPACES.register("local", "m2gym.workspaces.local:LocalWorkspace")
     WORKSPACES.register("process", "m2gym.workspaces.process:ProcessWorkspace")
     SCAFFOLDS.register("gold", "m2gym.scaffolds.gold:Gold")
