@@ -330,12 +330,12 @@ def bench_layer() -> Iterator[Row]:
     from transformers import MiniMaxM2Config
     from transformers.models.minimax_m2 import modeling_minimax_m2 as m2
 
-    from m2gym.kernels.register import fuse_norms, register
+    from m2gym.kernels.register import fuse_norms, fuse_rotary, register
 
     register()
     for how, attention, fused in (
-        ("m2_triton", "m2_tree", True), ("m2_triton", "sdpa", True), ("m2_triton", "sdpa", False),
-        ("grouped_mm", "sdpa", False),
+        ("m2_triton", "m2_tree", "norms and rotary"), ("m2_triton", "sdpa", "norms and rotary"),
+        ("m2_triton", "sdpa", "norms"), ("m2_triton", "sdpa", ""), ("grouped_mm", "sdpa", ""),
     ):  # fmt: skip
         config = MiniMaxM2Config(
             hidden_size=3072, intermediate_size=1536, num_local_experts=256,
@@ -353,7 +353,10 @@ def bench_layer() -> Iterator[Row]:
             torch.nn.init.normal_(p, std=0.02) if p.dim() > 1 else torch.nn.init.ones_(p)
         name = f"{how}, {attention}"
         if fused:
-            name = f"{name}, {fuse_norms(layer)} fused norms"
+            fuse_norms(layer)
+            name = f"{name}, fused {fused}"
+        if "rotary" in fused:
+            fuse_rotary(layer)
         trees = attention == "m2_tree"
         x = torch.randn(1 if trees else 4, 16384 if trees else 4096, 3072, device="cuda")
         x = x.bfloat16().requires_grad_()

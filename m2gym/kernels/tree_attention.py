@@ -108,7 +108,7 @@ def _library_forward(
     """Output (rows, N, D) and log-sum-exp (rows, N) of ``copies`` equal rectangles."""
     if not q.is_cuda:
         parts = [
-            _plain_forward(*each, causal, scale)
+            _plain_forward(each[0], each[1], each[2], causal, scale)
             for each in zip(*(x.chunk(copies) for x in (q, k, v)), strict=True)
         ]
         return torch.cat([o for o, _ in parts]), torch.cat([lse.T for _, lse in parts])

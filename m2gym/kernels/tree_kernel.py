@@ -4,8 +4,8 @@
 A query tile packs some tokens with several of the query heads that share a key head, so that a
 tile of 128 rows spans few tokens and little is lost at the edges of a node. It walks the key runs
 of its path's ancestors, then its own path. A key tile walks the rows of its subtree, which are one
-run. No sibling is touched, nothing is added atomically: equal inputs give equal bits. A new tree
-brings new tables, not a new compilation.
+run, once for each query head. No sibling is touched, nothing is added atomically: equal inputs
+give equal bits. A new tree brings new tables, not a new compilation.
 
 Where the library did some of a row's rectangles before, its output and log-sum-exp are where the
 online softmax starts (``PRIOR``), which merges the two without a pass of its own.
@@ -48,7 +48,7 @@ class Shapes:
         return Cuts(
             (self.forward.rows // pack(self.forward.rows, group), self.forward.keys),
             (self.d_query.rows // pack(self.d_query.rows, group), self.d_query.keys),
-            (self.d_key.rows // pack(self.d_key.rows, group), self.d_key.keys),
+            (self.d_key.rows, self.d_key.keys),
         )
 
 
@@ -120,7 +120,7 @@ def _forward_kernel(
     live = (row < TOKENS * PACK) & (token < last)
     at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
     base = (first.to(tl.int64) * N + lead) * D
-    where = (lead + row % PACK).to(tl.int64) * rows_total + token
+    where = (lead + row % PACK) * rows_total + token
     query = tl.load(q + base + at, mask=live[:, None], other=0.0)
     if PRIOR:
         top = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
@@ -201,7 +201,7 @@ def _d_query_kernel(
     live = (row < TOKENS * PACK) & (token < last)
     at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
     base = (first.to(tl.int64) * N + lead) * D
-    where = (lead + row % PACK).to(tl.int64) * rows_total + token
+    where = (lead + row % PACK) * rows_total + token
     query = tl.load(q + base + at, mask=live[:, None], other=0.0)
     d = tl.load(d_out + base + at, mask=live[:, None], other=0.0)
     norm = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
@@ -234,42 +234,11 @@ def _d_query_kernel(
 
 
 @triton.jit
-def _d_key_segment(
-    q, d_out, lse, delta, begin, end, lead, rows_total, key, until, k, v, d_k, d_v, scale,
-    N: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    TOKENS: tl.constexpr = BM // PACK
-    row = tl.arange(0, BM)
-    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
-    whole = row < TOKENS * PACK
-    zero = tl.zeros([k.shape[0], BM], tl.float32)
-    for start in range(begin, end, TOKENS):
-        token = start + row // PACK
-        live = whole & (token < end)
-        base = ((tl.full([], 0, tl.int64) + start) * N + lead) * D
-        query = tl.load(q + base + at, mask=live[:, None], other=0.0)
-        d = tl.load(d_out + base + at, mask=live[:, None], other=0.0)
-        where = (lead + row % PACK).to(tl.int64) * rows_total + token
-        # A dead row's infinite log-sum-exp makes its probabilities 0.
-        norm = tl.load(lse + where, mask=live, other=float("inf")) * 1.4426950408889634
-        inner = tl.load(delta + where, mask=live, other=0.0)
-        p = tl.exp2(_dot(k, query.T, zero, PRECISION) * scale - norm[None, :])
-        if MASKED:
-            sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
-            p = tl.where(sees, p, 0.0)
-        d_v = _dot(p.to(d.dtype), d, d_v, PRECISION)
-        ds = p * (_dot(v, d.T, zero, PRECISION) - inner[None, :])
-        d_k = _dot(ds.to(query.dtype), query, d_k, PRECISION)
-    return d_k, d_v
-
-
-@triton.jit
 def _d_key_kernel(
     q, k, v, d_out, lse, delta, d_k, d_v, items, segments, reach, rows_total, scale,
     natural_scale,
-    N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
+    N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    PRIOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     GROUP: tl.constexpr = N // M
     item = items + tl.program_id(0) // M * 4
@@ -282,22 +251,27 @@ def _d_key_kernel(
     v_tile = v.load([first, head * D])
     acc_k = tl.zeros([BN, D], tl.float32)
     acc_v = tl.zeros([BN, D], tl.float32)
+    zero = tl.zeros([BN, BM], tl.float32)
     for s in range(tl.load(item + 2), tl.load(item + 3)):
-        begin = tl.load(segments + 3 * s)
-        end = tl.load(segments + 3 * s + 1)
-        masked = tl.load(segments + 3 * s + 2)
-        for part in range(0, GROUP // PACK):
-            lead = head * GROUP + part * PACK
-            if masked != 0:
-                acc_k, acc_v = _d_key_segment(
-                    q, d_out, lse, delta, begin, end, lead, rows_total, key, until, k_tile,
-                    v_tile, acc_k, acc_v, scale, N, D, PACK, BM, True, PRECISION,
-                )  # fmt: skip
-            else:
-                acc_k, acc_v = _d_key_segment(
-                    q, d_out, lse, delta, begin, end, lead, rows_total, key, until, k_tile,
-                    v_tile, acc_k, acc_v, scale, N, D, PACK, BM, False, PRECISION,
-                )  # fmt: skip
+        begin = tl.load(segments + 2 * s)
+        end = tl.load(segments + 2 * s + 1)
+        blocks = (end - begin + BM - 1) // BM
+        for i in range(0, blocks * GROUP):
+            mine = head * GROUP + i // blocks
+            start = begin + i % blocks * BM
+            token = start + tl.arange(0, BM)
+            query = q.load([start, mine * D])
+            d = d_out.load([start, mine * D])
+            # The infinite log-sum-exp of a row beyond the run makes its probabilities 0.
+            norm = tl.load(lse + mine * rows_total + token, mask=token < end, other=float("inf"))
+            inner = tl.load(delta + mine * rows_total + token, mask=token < end, other=0.0)
+            logs = _dot(k_tile, query.T, zero, PRECISION) * scale
+            p = tl.exp2(logs - norm[None, :] * 1.4426950408889634)
+            sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
+            p = tl.where(sees, p, 0.0)
+            acc_v = _dot(p.to(d.dtype), d, acc_v, PRECISION)
+            ds = p * (_dot(v_tile, d.T, zero, PRECISION) - inner[None, :])
+            acc_k = _dot(ds.to(query.dtype), query, acc_k, PRECISION)
     acc_k = acc_k * natural_scale
     at = (first.to(tl.int64) * M + head) * D
     local = tl.arange(0, BN)[:, None] * (M * D) + tl.arange(0, D)[None, :]
@@ -343,11 +317,11 @@ def backward(
         num_warps=8,
     )  # fmt: skip
     shape = shapes.d_key
-    packed = pack(shape.rows, heads // groups)
     _d_key_kernel[(len(tables.d_key) * groups,)](
-        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), d_T_N_D, lse_N_T, delta,
-        d_k, d_v, tables.d_key, tables.segments, tables.reach, total, scale * _LOG2E, scale,
-        N=heads, M=groups, D=width, PACK=packed, BM=shape.rows, BN=shape.keys, PRIOR=prior,
+        _flat(q_T_N_D, shape.rows), _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys),
+        _flat(d_T_N_D, shape.rows), lse_N_T, delta, d_k, d_v, tables.d_key, tables.segments,
+        tables.reach, total, scale * _LOG2E, scale,
+        N=heads, M=groups, D=width, BM=shape.rows, BN=shape.keys, PRIOR=prior,
         PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     shape = shapes.d_query

@@ -136,8 +136,8 @@ class Tables:
             path (its last token where the square is not the kernel's), slices of ``blocks`` and
             of ``tails``. ``blocks_…``: first rows of whole key blocks; ``tails_…``: (first, last)
             rows of the shorter ones.
-        d_key: (items, 4) a key tile: first and last row, a slice of ``segments`` (first query,
-            last query, whether pairs are masked).
+        d_key: (items, 4) a key tile: first and last row, a slice of ``segments`` (first and last
+            query).
         reach: (T,) the row at which a row's subtree ends: row q sees row k if k ≤ q < reach[k].
     """
 
@@ -195,8 +195,7 @@ def _query_tables(
 
 
 def _key_tables(
-    squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], reach: list[int],
-    keys: int,
+    squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], keys: int
 ) -> tuple[list[list[int]], list[list[int]]]:  # fmt: skip
     by_path: dict[int, list[Rectangle]] = {}
     for r in dense:
@@ -215,16 +214,8 @@ def _key_tables(
                     runs[-1][1] = r.last
                 else:
                     runs.append([r.first, r.last])
-            start, work = len(segments), 0
-            whole_from, whole_to = last - 1, reach[last - 1]
-            for a, b in runs:
-                for c, d, masked in (
-                    (a, min(b, whole_from), 1), (max(a, whole_from), min(b, whole_to), 0),
-                    (max(a, whole_to), b, 1),
-                ):  # fmt: skip
-                    if c < d:
-                        segments.append([c, d, masked])
-                        work += d - c
+            start, work = len(segments), sum(b - a for a, b in runs)
+            segments += runs
             if work:
                 items.append((-work, [first, last, start, len(segments)]))
     items.sort()
@@ -249,11 +240,11 @@ def _tables(
     d_query = forward
     if cuts.d_query != cuts.forward:
         d_query = _query_tables(squares, dense, mine, *cuts.d_query)
-    d_key = _key_tables(squares, dense, mine, reach.tolist(), cuts.d_key[1])
+    d_key = _key_tables(squares, dense, mine, cuts.d_key[1])
     return Tables(
         move(forward[0], 7), move(forward[1]), move(forward[2], 2),
         move(d_query[0], 7), move(d_query[1]), move(d_query[2], 2),
-        move(d_key[0], 4), move(d_key[1], 3), move(reach),
+        move(d_key[0], 4), move(d_key[1], 2), move(reach),
     )  # fmt: skip
 
 
