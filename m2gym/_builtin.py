@@ -7,6 +7,7 @@ def register_all() -> None:
     """Register every part that comes with m2gym."""
     ENVS.register("swe-repo", "m2gym.envs.swe_repo:ENTRY")
     TASKSETS.register("swe-repo", "m2gym.tasksets.swe_repo:SweRepo")
+    TASKSETS.register("swe-bench", "m2gym.tasksets.swe_bench_tasks:SweBench")
     REWARDS.register("tests-pass", "m2gym.rewards.repository_tests:tests_pass")
     REWARDS.register("tests-fraction", "m2gym.rewards.repository_tests:tests_fraction")
     REWARDS.register("test-script", "m2gym.rewards.script:script_reward")

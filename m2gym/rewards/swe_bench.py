@@ -124,11 +124,12 @@ async def swe_bench_reward(
     box = grading.workspace
     user: User | None = "root" if "users" in box.capabilities else None
     await protect(grading, test_files or [])
-    if removed:
-        await box.exec(["rm", "-f", "--", *removed], user=user)
-    if PATCH in grading.hidden:
-        script = _apply_script(test_files or [], base_commit)
-        done = await box.exec(script, user=user, timeout=max(grading.budget(), 1.0))
+    if PATCH not in grading.hidden:
+        if removed:
+            await box.exec(["rm", "-f", "--", *removed], user=user)
+    else:
+        script = _apply_script([*(test_files or []), *(removed or [])], base_commit)
+        done = await box.exec(script, timeout=max(grading.budget(), 1.0))
         if not done.ok:
             raise VerifierError(f"the test patch cannot be applied: {done.output[-400:]!r}")
     budget = max(grading.budget(), 1.0)
@@ -194,10 +195,14 @@ def _outcome(test: str, outcomes: Outcomes) -> str | None:
 
 
 def _apply_script(files: Sequence[str], base_commit: str) -> str:
-    """Resets the test files to the base commit and applies the test patch."""
-    lines = ["set -e", "git config --global --add safe.directory '*'"]
+    """Resets the test files to the base commit and applies the test patch.
+
+    The repository's git settings are the agent's, so it runs as the user whose code is graded.
+    """
+    git = "git -c safe.directory='*'"
+    lines = ["set -e"]
     for path in files:
         where = f"{shlex.quote(base_commit)} -- {shlex.quote(path)}"
-        lines.append(f"git checkout -q {where} 2>/dev/null || rm -f -- {shlex.quote(path)}")
-    lines += [f"git apply --whitespace=nowarn {PATCH}", f"rm -r {PATCH.partition('/')[0]}"]
+        lines.append(f"{git} checkout -q {where} 2>/dev/null || rm -f -- {shlex.quote(path)}")
+    lines.append(f"{git} apply --whitespace=nowarn {PATCH}")
     return "\n".join(lines)
