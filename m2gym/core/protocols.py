@@ -51,11 +51,28 @@ class TokenOutput:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Messages and tools in OpenAI's form."""
+    """One call of a model: messages in OpenAI's chat form, whatever dialect they came in.
+
+    ``content`` is a string or a list of ``text`` and ``image_url`` blocks; an assistant's thinking
+    stands in ``reasoning_content``. ``tool_choice`` is ``"auto"``, ``"none"``, ``"required"`` or
+    the name of a tool. ``model`` is the name that the caller asked for, for the record.
+    """
 
     messages: Sequence[dict[str, Any]]
     tools: Sequence[ToolSchema] = ()
     sampling: Sampling = Sampling()
+    tool_choice: str = "auto"
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A piece of a streamed tool call: ``id`` and ``name`` in its first, JSON text in each."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,16 +81,25 @@ class Delta:
 
     text: str = ""
     thinking: str = ""
+    tool_call: ToolCallDelta | None = None
     completion: Completion | None = None
 
 
 class Session(Protocol):
-    """All model calls of one episode."""
+    """All model calls of one episode: whoever calls, they are recorded here."""
 
     id: str
 
     @property
     def completions(self) -> Sequence[Completion]: ...
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[Delta]:
+        """Call the episode's model; the completion is recorded before its last delta is given."""
+        ...
+
+    async def complete(self, request: ModelRequest) -> Completion:
+        """`stream` drained."""
+        ...
 
 
 class Model(Protocol):

@@ -33,6 +33,9 @@ class Completion(Frozen):
     weight_versions: tuple[int, ...] = ()
     parent: int | None = None
     message: dict[str, Any] = Field(default_factory=dict)
+    finish_reason: str = Field("stop", description="stop, tool_calls, length or content_filter")
+    model: str | None = Field(None, description="what answered")
+    usage: Usage = Usage()
 
 
 class Step(Frozen):
