@@ -1,1 +1,25 @@
 """Sources of tasks: real repositories from the package registry, folders of tasks, and lists."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from m2gym.tasksets.inject import Injected, inject, inject_async
+    from m2gym.tasksets.swe_bench_tasks import swe_bench
+
+_LAZY = {
+    "Injected": "m2gym.tasksets.inject",
+    "inject": "m2gym.tasksets.inject",
+    "inject_async": "m2gym.tasksets.inject",
+    "swe_bench": "m2gym.tasksets.swe_bench_tasks",
+}
+
+__all__ = ["Injected", "inject", "inject_async", "swe_bench"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'm2gym.tasksets' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

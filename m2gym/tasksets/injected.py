@@ -1,111 +1,343 @@
-"""Tasks from one release: a mistake is injected, and the release's own tests show it."""
+"""Tasks from one release: a mistake is injected, and the release's own tests show it.
+
+    places of every operator ─ reached by a test? ─ screen (a forked pytest) ─ statement ─ measure
+                                                                                             │
+                     recipe ◄─ verdict 0 with the same failing tests, three times, in fresh boxes
+
+The reference change is the release as it came, so its verdict is the same for every task of the
+release; it is asked for once, three times. Every way out is counted (`Funnel`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from m2gym.core.errors import VerifierError
+from m2gym.core.errors import InputError, VerifierError
 from m2gym.core.task import Split
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
-from m2gym.tasksets.fetch import RegistryFile, fetch
-from m2gym.tasksets.measure import MakeBox, Measured, measure
-from m2gym.tasksets.mutate import OPERATORS, places
+from m2gym.tasksets.describe import describe
+from m2gym.tasksets.measure import RUNS, MakeBox, failed, judged
+from m2gym.tasksets.mutate import OPERATORS, functions, mutate_many, places
 from m2gym.tasksets.recipe import MutationSpec, Recipe
-from m2gym.tasksets.repository import build_repository, prepare_task
-from m2gym.tasksets.sdist import PackageRejectedError, files_of, layout, unpack
-from m2gym.tasksets.version_diff import bare_task, test_paths, verify
+from m2gym.tasksets.recipe_taskset import build
+from m2gym.tasksets.release import Baseline, Function, Release
+from m2gym.tasksets.repository import prepare_task
+from m2gym.tasksets.screen import Answer, Screen
+from m2gym.tasksets.sdist import PackageRejectedError
+from m2gym.tasksets.statement import check_statement
 
-MIN_SHOWN, MAX_SHOWN = 1, 12
-"""A bug is kept when this many tests show it; the project's choice."""
+MAX_SHOWN, MAX_CASES = 8, 40
+"""A mistake is kept when at most so many test functions, and cases of them, show it; the project's
+choice."""
+A_FUNCTION = 2
+"""So many tasks at most have their fault in the same function; the project's choice."""
+TEST_SECONDS = 5.0
+"""Bound of one test while candidates are sifted; the project's choice."""
 
 
-def candidates(file: RegistryFile, cache: Cache, seed: int) -> list[MutationSpec]:
-    """Every place of every operator in a release, operators taken in turn, shuffled by ``seed``.
+@dataclass(frozen=True)
+class Candidate:
+    """A place for a mistake, the function it lies in, and the tests that run this function."""
 
-    Raises:
-        DownloadError, PackageRejectedError: the archive is not to be had, or no good.
-    """
-    archive = fetch([file], cache)[file.filename]
-    by_operator: dict[str, list[MutationSpec]] = {name: [] for name in OPERATORS}
-    with cache.scratch() as folder:
-        unpack(archive, file.filename, folder)
-        where = layout(folder, file.project)
-        for path in files_of(folder):
-            if not path.endswith(".py") or not where.is_source(path):
-                continue
-            source = (folder / path).read_bytes()
-            for name, specs in by_operator.items():
-                for place in range(len(places(source, name))):
-                    specs.append(MutationSpec(operator=name, path=path, place=place, seed=seed))
+    mutation: MutationSpec
+    function: Function
+    reached: Mapping[str, int]
+
+
+@dataclass
+class Funnel:
+    """How many candidates were tried, how many became tasks, and why the others did not."""
+
+    tried: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, note: str = "") -> None:
+        """Count a candidate that did not become a task."""
+        self.dropped[reason] += 1
+        if note:
+            self.notes.append(f"{reason}: {note}")
+
+
+def candidates(release: Release, base: Baseline, seed: int) -> dict[str, list[Candidate]]:
+    """Operator → its places in functions that tests run, shuffled by ``seed``."""
+    found: dict[str, list[Candidate]] = {name: [] for name in OPERATORS}
+    for path, source in release.sources().items():
+        spans = functions(source)
+        for name, listed in found.items():
+            for number, place in enumerate(places(source, name)):
+                around = [line for start, end, line in spans if start <= place.start < end]
+                function = (path, around[-1]) if around else None
+                if function is None or function not in base.ran:
+                    continue
+                mutation = MutationSpec(operator=name, path=path, place=number, seed=seed)
+                listed.append(Candidate(mutation, function, base.ran[function]))
     rng = random.Random(seed)
-    for specs in by_operator.values():
-        rng.shuffle(specs)
-    turns = max(map(len, by_operator.values()), default=0)
-    return [s[turn] for turn in range(turns) for s in by_operator.values() if turn < len(s)]
+    for listed in found.values():
+        rng.shuffle(listed)
+    return found
 
 
-async def find_injected(
-    file: RegistryFile,
-    *,
-    seed: int,
-    split: Split,
-    make_box: MakeBox,
-    requires: Sequence[str] = (),
-    command: Sequence[str] = (),
-    tries: int = 40,
-    cache: Cache | None = None,
-    progress: Progress = silent,
-) -> AsyncIterator[tuple[Recipe, Measured]]:
-    """Measured and verified bugs of a release, with an empty statement still to be written.
+class Finder:
+    """Looks for ``wanted`` tasks of one release; `found` grows as they come.
 
-    A candidate is run once; only one that some, but not too many, tests show is measured.
-
-    Raises:
-        DownloadError, InfraError: a file was not to be had, a box failed.
-        PackageRejectedError: the release has no tests that pass.
+    Args:
+        mutations: mistakes a task has, each in another function and each shown by tests alone.
+        split: the split of the tasks.
+        tries: candidates looked at, at most.
+        taken: sets of failing tests that are used already.
+        kept: is told about each recipe as soon as it is verified.
     """
-    cache = cache or Cache()
-    baseline: Measured | None = None
-    for number, mutation in enumerate(candidates(file, cache, seed)[:tries]):
-        progress(f"{file.project}: {mutation.operator} in {mutation.path}", number, tries)
-        built = build_repository(file, None, (mutation,), (), cache, progress)
-        name = f"{file.project}-{file.version}-{key_of(mutation.model_dump())[:6]}"
-        prepared = prepare_task(
-            bare_task(name, file.project, built), built, requires, cache, progress
-        )
-        tests = test_paths(built)
-        if baseline is None:
-            baseline = await measure(prepared, tests, command, make_box)
-            if not baseline.green:
-                raise PackageRejectedError(f"{file.filename}: no test passes")
+
+    def __init__(
+        self,
+        release: Release,
+        base: Baseline,
+        make_box: MakeBox,
+        cache: Cache,
+        *,
+        seed: int,
+        wanted: int,
+        split: Split,
+        mutations: int = 1,
+        tries: int = 1000,
+        taken: Iterable[frozenset[str]] = (),
+        kept: Callable[[Recipe], None] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.release, self.base, self.make_box, self.cache = release, base, make_box, cache
+        self.seed, self.wanted, self.split, self.mutations = seed, wanted, split, mutations
+        self.tries, self.taken, self.kept, self.progress = tries, set(taken), kept, progress
+        self.sources = release.sources()
+        self.queues = candidates(release, base, seed)
+        self.found: list[Recipe] = []
+        self.funnel = Funnel()
+        self.used: Counter[Function] = Counter()
+        self.tasks: Counter[str] = Counter()
+        self.pending: list[tuple[Candidate, Answer]] = []
+        self.running = 0
+
+    async def run(self, concurrency: int = 2) -> list[Recipe]:
+        """Find the tasks, in ``concurrency`` boxes at once.
+
+        Raises:
+            PackageRejectedError: the release as it came is not judged 1 each time.
+            InfraError: a box failed.
+        """
+        await self._gold()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(self._work())
+        return self.found
+
+    async def _gold(self) -> None:
+        """The release as it came must be judged 1: the same verdict for all of its tasks."""
+        green = self.base.green
+        recipe = self._recipe(self.release.name, (), green[:1], "", None)
+        built = self.release.built
+        prepared = prepare_task(recipe.task(green), built, self.release.requires, self.cache)
         try:
-            once = await measure(prepared, tests, command, make_box, runs=1, green=baseline.green)
-            if not MIN_SHOWN <= len(once.fail_to_pass) <= MAX_SHOWN:
-                continue
-            measured = await measure(prepared, tests, command, make_box, green=baseline.green)
-        except VerifierError:
-            continue
-        recipe = Recipe(
+            verdicts = await judged(prepared, self.make_box)
+        except VerifierError as error:
+            raise PackageRejectedError(f"{self.release.name}: cannot be judged: {error}") from error
+        if any(verdict.reward != 1.0 for verdict in verdicts):
+            lost = failed(verdicts[0]) or {
+                k: v for s in verdicts[0].scores.values() for k, v in s.evidence.items()
+            }
+            raise PackageRejectedError(
+                f"{self.release.name}: unchanged it is not judged 1: {str(lost)[:400]}"
+            )
+
+    async def _work(self) -> None:
+        async with Screen(self.release.prepared, self.make_box, self.base.command) as screen:
+            await screen.ask({}, self.release.test_paths(), only=self.base.green, write=True)
+            while len(self.found) < self.wanted and (candidate := self._next()) is not None:
+                self.progress(
+                    f"{self.release.name}: {candidate.mutation.operator}",
+                    len(self.found),
+                    self.wanted,
+                )
+                await self._consider(screen, candidate)
+
+    def _next(self) -> Candidate | None:
+        """The next candidate of the operator that has the fewest tasks yet."""
+        if self.funnel.tried >= self.tries:
+            return None
+        for name in sorted(self.queues, key=lambda n: (self.tasks[n], -len(self.queues[n]))):
+            queue = self.queues[name]
+            while queue:
+                candidate = queue.pop()
+                if self.used[candidate.function] < A_FUNCTION:
+                    self.funnel.tried += 1
+                    self.tasks[name] += 1
+                    return candidate
+        return None
+
+    async def _consider(self, screen: Screen, candidate: Candidate) -> None:
+        try:
+            files = self._changed([candidate])
+        except InputError:
+            return self._leave(candidate, "the change does not parse")
+        answer = await self._ask(screen, files, candidate.reached)
+        reason = self._unfit(answer, candidate.reached)
+        if reason:
+            return self._leave(candidate, reason)
+        if self.mutations == 1:
+            return await self._make([candidate], answer)
+        self.pending.append((candidate, answer))
+        group = {c.function: c for c, _ in self.pending}
+        if len(group) < self.mutations:
+            return None
+        self.pending.clear()
+        chosen = list(group.values())
+        reached = {test: depth for c in chosen for test, depth in c.reached.items()}
+        try:
+            files = self._changed(chosen)
+        except InputError:
+            return self._leave(candidate, "the changes overlap")
+        answer = await self._ask(screen, files, reached)
+        reason = self._unfit(answer, reached)
+        return self._leave(candidate, reason) if reason else await self._make(chosen, answer)
+
+    def _leave(self, candidate: Candidate, reason: str, note: str = "") -> None:
+        self.tasks[candidate.mutation.operator] -= 1
+        self.funnel.drop(reason, note)
+
+    def _changed(self, chosen: Sequence[Candidate]) -> dict[str, bytes]:
+        files = {}
+        for path in dict.fromkeys(c.mutation.path for c in chosen):
+            mistakes = [
+                (c.mutation.operator, c.mutation.place, c.mutation.seed)
+                for c in chosen
+                if c.mutation.path == path
+            ]
+            files[path] = mutate_many(self.sources[path], mistakes)
+        return files
+
+    async def _ask(
+        self, screen: Screen, files: Mapping[str, bytes], reached: Mapping[str, int]
+    ) -> Answer:
+        tests = sorted({test.partition("::")[0] for test in reached})
+        budget = 20.0 + 3 * self.base.seconds
+        return await screen.ask(
+            files, tests, only=list(reached), explain=True, timeout=TEST_SECONDS, budget=budget
+        )
+
+    def _unfit(self, answer: Answer, reached: Mapping[str, int]) -> str | None:
+        """Why a candidate is no task, as far as the screen tells."""
+        if not answer.whole or "timeout" in answer.outcomes.values():
+            return "its tests hang or die"
+        lost = shown(answer, reached)
+        if not lost:
+            return "no test fails"
+        if len(lost) > MAX_CASES or len({test.partition("[")[0] for test in lost}) > MAX_SHOWN:
+            return "too many tests fail"
+        if frozenset(lost) in self.taken:
+            return "the same tests fail as in another task"
+        return None
+
+    async def _make(self, chosen: Sequence[Candidate], answer: Answer) -> None:
+        """Statement, then measured: the verdict on the mistake must be 0, by the same tests."""
+        head = chosen[0]
+        if any(self.used[c.function] >= A_FUNCTION for c in chosen):
+            return self._leave(head, "the function has tasks enough")
+        reached = {test: depth for c in chosen for test, depth in c.reached.items()}
+        lost = shown(answer, reached)
+        self.taken.add(frozenset(lost))
+        for candidate in chosen:
+            self.used[candidate.function] += 1
+        reason, note = await self._measure(chosen, answer, lost, reached)
+        if reason is None:
+            self.funnel.kept += 1
+            return None
+        self.taken.discard(frozenset(lost))
+        for candidate in chosen:
+            self.used[candidate.function] -= 1
+        return self._leave(head, reason, note)
+
+    async def _measure(
+        self,
+        chosen: Sequence[Candidate],
+        answer: Answer,
+        lost: Sequence[str],
+        reached: Mapping[str, int],
+    ) -> tuple[str | None, str]:
+        mutations = tuple(c.mutation for c in chosen)
+        dumps = [m.model_dump() for m in mutations]
+        name = f"{self.release.name}-{key_of(dumps[0] if len(dumps) == 1 else dumps)[:6]}"
+        facts = {test: answer.facts[test] for test in lost if test in answer.facts}
+        statement = describe(self.release.file.project, facts, int(key_of(name)[:8], 16))
+        if statement is None:
+            return "what the failing tests saw cannot be told", ""
+        depths = [reached[test] for test in lost if test in reached]
+        recipe = self._recipe(name, mutations, lost, statement, min(depths, default=None))
+        built = await asyncio.to_thread(build, recipe, self.cache)
+        messages = {test: _report(fact) for test, fact in facts.items()}
+        findings = await asyncio.to_thread(check_statement, statement, built, lost, messages)
+        if findings:
+            return f"statement: {findings[0].check}", f"{name}: {findings[0]}"
+        task = recipe.task(self.base.green)
+        prepared = prepare_task(task, built, recipe.requires, self.cache)
+        try:
+            verdicts = await judged(prepared, self.make_box, runs=RUNS)
+        except VerifierError as error:
+            return "cannot be judged", f"{name}: {error}"
+        if any(verdict.reward != 0.0 for verdict in verdicts):
+            return "doing nothing is not judged 0", name
+        outcomes = [failed(verdict) for verdict in verdicts]
+        if any("timeout" in seen.values() or "crashed" in seen.values() for seen in outcomes):
+            return "its tests hang or die", name
+        if any(set(seen) != set(lost) for seen in outcomes):
+            return "other tests fail when all are run", f"{name}: {sorted(set(outcomes[0]))[:5]}"
+        seconds = sorted(v.evidence["seconds"]["total"] for v in verdicts)[RUNS // 2]
+        recipe = recipe.model_copy(update={"seconds": round(seconds, 2)})
+        if len(self.found) < self.wanted:
+            self.found.append(recipe)
+            if self.kept is not None:
+                self.kept(recipe)
+            return None, ""
+        return "enough tasks by then", ""
+
+    def _recipe(
+        self,
+        name: str,
+        mutations: tuple[MutationSpec, ...],
+        lost: Sequence[str],
+        statement: str,
+        distance: int | None,
+    ) -> Recipe:
+        return Recipe(
             id=name,
             kind="injected-bug",
-            split=split,
-            package=file.project,
-            source=file,
-            mutations=(mutation,),
-            statement="",
-            fail_to_pass=measured.fail_to_pass,
-            not_kept=measured.not_kept,
-            green=f"{file.project}-{file.version}",
-            requires=tuple(requires),
-            command=tuple(command),
-            artifacts=built.sources,
-            changed=1,
-            seconds=measured.seconds,
+            split=self.split,
+            package=self.release.file.project,
+            source=self.release.file,
+            mutations=mutations,
+            statement=statement,
+            fail_to_pass=tuple(lost),
+            green=self.release.name,
+            requires=self.release.requires,
+            command=self.base.command,
+            artifacts=self.release.built.sources,
+            changed=len({m.path for m in mutations}) or 1,
+            seconds=self.base.seconds,
+            distance=distance,
         )
-        built = build_repository(file, None, (mutation,), recipe.shown_by, cache, progress)
-        try:
-            await verify(recipe, baseline.green, built, cache, make_box)
-        except PackageRejectedError:
-            continue
-        yield recipe, measured
+
+
+def shown(answer: Answer, reached: Iterable[str]) -> list[str]:
+    """Of the tests asked for, those that do not pass."""
+    fine = ("passed", "skipped", "xfailed", "xpassed")
+    return [test for test in reached if answer.outcomes.get(test, "missing") not in fine]
+
+
+def _report(fact: Mapping[str, Any]) -> str:
+    raised = fact.get("raised") or {}
+    text = f"{raised.get('type', '')}: {raised.get('message', '')}"
+    return "\n".join(f"E   {line}" for line in text.splitlines())

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from m2gym.core.errors import VerifierError
 from m2gym.core.task import PreparedTask, WorkspaceSpec
+from m2gym.core.verdict import Verdict
 from m2gym.core.workspace import Workspace
 from m2gym.rewards.verifier import grade
 
@@ -144,31 +145,62 @@ async def verdicts(
     prepared: PreparedTask, make_box: MakeBox, *, gold: bool, runs: int = RUNS
 ) -> list[float | None]:
     """The rewards the verifier gives the reference change (or no change), ``runs`` times."""
-    rewards: list[float | None] = []
-    for _ in range(runs):
-        box = make_box(prepared.workspace)
-        try:
-            await box.start()
-            if gold:
-                await apply_reference(prepared, box)
-            verdict = await grade(prepared, box, stop="submitted", make_box=make_box)
-        finally:
-            await box.stop()
-        rewards.append(verdict.reward)
-    return rewards
+    return [verdict.reward for verdict in await judged(prepared, make_box, gold=gold, runs=runs)]
+
+
+async def judged(
+    prepared: PreparedTask,
+    make_box: MakeBox,
+    *,
+    gold: bool = False,
+    files: Mapping[str, bytes | None] | None = None,
+    runs: int = RUNS,
+) -> list[Verdict]:
+    """Verdicts on the reference change, on ``files`` written by an agent, or on no change.
+
+    Each is given in a fresh box; the agent's box, in which nothing runs, is one.
+
+    Raises:
+        InfraError, VerifierError: a box or the grading failed.
+    """
+    box = make_box(prepared.workspace)
+    try:
+        await box.start()
+        if gold:
+            await apply_reference(prepared, box)
+        if files:
+            await apply_files(files, box)
+        return [
+            await grade(prepared, box, stop="submitted", make_box=make_box) for _ in range(runs)
+        ]
+    finally:
+        await box.stop()
+
+
+def failed(verdict: Verdict) -> dict[str, str]:
+    """Test id → outcome of the tests a verdict saw fail (the first fifty)."""
+    found: dict[str, str] = {}
+    for score in verdict.scores.values():
+        found |= score.evidence.get("failed", {})
+    return found
 
 
 async def apply_reference(prepared: PreparedTask, box: Workspace) -> None:
     """Make the reference change in a box."""
     if prepared.reference is None:
         return
-    for path, data in prepared.reference.files.items():
+    await apply_files(prepared.reference.files, box)
+    if prepared.reference.script is not None:
+        await box.exec(prepared.reference.script)
+
+
+async def apply_files(files: Mapping[str, bytes | None], box: Workspace) -> None:
+    """Write files in a box; `None` removes one."""
+    for path, data in files.items():
         if data is None:
             await box.exec(["rm", "-f", "--", path])
         else:
             await box.write(path, data)
-    if prepared.reference.script is not None:
-        await box.exec(prepared.reference.script)
 
 
 def pack(folder: Path) -> bytes:

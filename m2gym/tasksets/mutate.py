@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import codecs
+import functools
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +40,9 @@ class Module:
         self._lines = [0]
         for line in source.splitlines(keepends=True):
             self._lines.append(self._lines[-1] + len(line))
+        self.nodes = list(ast.walk(self.tree))
         self.parents: dict[ast.AST, ast.AST] = {
-            child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)
+            child: node for node in self.nodes for child in ast.iter_child_nodes(node)
         }
 
     def span(self, node: ast.expr | ast.stmt | ast.arg | ast.excepthandler) -> tuple[int, int]:
@@ -79,6 +81,21 @@ class Module:
             yield Place(start, end, kept, self.scope(node))
 
 
+def functions(source: bytes) -> list[tuple[int, int, int]]:
+    """Start and end (bytes) and first line, decorators included, of every function of a file.
+
+    Inner functions come after those around them; empty where a file has no `places`.
+    """
+    module = _module(source)
+    found = []
+    for node in module.nodes if module else ():
+        if module and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            start, end = module.span(node)
+            lines = [node.lineno, *(decorator.lineno for decorator in node.decorator_list)]
+            found.append((start, end, min(lines)))
+    return sorted(found)
+
+
 Operator = Callable[[Module, ast.AST], Iterator[Place]]
 OPERATORS: dict[str, Operator] = {}
 _ENCODING = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
@@ -103,16 +120,23 @@ def places(source: bytes, name: str) -> list[Place]:
     """
     if name not in OPERATORS:
         raise UnknownIdError("mutation operator", name, OPERATORS)
+    module = _module(source)
+    if module is None:
+        return []
+    found = (p for node in module.nodes for p in OPERATORS[name](module, node))
+    return sorted(set(found), key=lambda p: (p.start, p.end, p.choices))
+
+
+@functools.lru_cache(maxsize=16)
+def _module(source: bytes) -> Module | None:
     try:
         source.decode("utf-8")
         declared = [m[1].lower() for m in map(_ENCODING.match, source.splitlines()[:2]) if m]
         if source.startswith(codecs.BOM_UTF8) or not _UTF8.issuperset(declared):
-            return []
-        module = Module(source)
+            return None
+        return Module(source)
     except (SyntaxError, ValueError, RecursionError):
-        return []
-    found = (p for node in ast.walk(module.tree) for p in OPERATORS[name](module, node))
-    return sorted(set(found), key=lambda p: (p.start, p.end, p.choices))
+        return None
 
 
 def mutate(source: bytes, name: str, place: int, seed: int = 0) -> bytes:

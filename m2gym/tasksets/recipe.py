@@ -54,6 +54,9 @@ class Recipe(Frozen):
     artifacts: tuple[str, ...] = Field(min_length=1, description="the package's own paths")
     changed: int = Field(ge=1, description="source files the reference change touches")
     seconds: float = Field(gt=0, description="seconds one run of the tests took, measured")
+    distance: int | None = Field(
+        None, ge=0, description="the package's calls between a failing test and the fault, fewest"
+    )
 
     def rewards(self, green: tuple[str, ...]) -> tuple[RewardSpec, ...]:
         """``tests-pass`` over the measured ids."""
@@ -84,7 +87,11 @@ class Recipe(Frozen):
                 "kind": self.kind,
                 "split": self.split,
                 "version": self.source.version,
-                "difficulty": {"files": self.changed, "fail_to_pass": len(self.fail_to_pass)},
+                "difficulty": {
+                    "files": self.changed,
+                    "fail_to_pass": len(self.fail_to_pass),
+                    "distance": self.distance,
+                },
                 "grade_seconds": self.seconds,
             },
         )

@@ -99,7 +99,9 @@ def python_mounts(cache: Cache, names: Iterable[str]) -> tuple[Mount, ...]:
 
     empty = cache.folder("site", key_of("nothing"), build)
     masked = host_packages()
-    below = [p for p in copies(cache, names) if not any(p.is_relative_to(m) for m in masked)]
+    found = copies(cache, names)
+    covers = {*masked, *found}
+    below = [p for p in found if not any(parent in covers for parent in p.parents)]
     masks = (
         Mount(source=empty / ("folder" if path.is_dir() else "file"), target=boxed(path))
         for path in (*masked, *below)

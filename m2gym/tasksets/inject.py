@@ -1,0 +1,179 @@
+"""``m2gym.tasksets.inject``: injected-bug tasks from any package of the registry, in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from m2gym.core.background import run_sync
+from m2gym.core.errors import InputError
+from m2gym.core.task import Split, WorkspaceSpec
+from m2gym.core.workspace import Workspace
+from m2gym.tasksets.cache import Cache, Progress, silent
+from m2gym.tasksets.fetch import RegistryFile
+from m2gym.tasksets.injected import Finder, Funnel
+from m2gym.tasksets.recipe import Recipe
+from m2gym.tasksets.recipe_taskset import RecipeTaskset
+from m2gym.tasksets.release import baseline, open_release
+from m2gym.tasksets.splits import split_of
+from m2gym.workspaces import make_workspace
+
+CONCURRENCY = 2
+
+
+class Injected(RecipeTaskset):
+    """The tasks that came of a release; ``dropped`` says why other candidates did not become one.
+
+    ``seconds`` is what the search took, the release's own runs included.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        recipes: Mapping[str, Recipe],
+        green: tuple[str, ...],
+        funnel: Funnel,
+        seconds: float,
+        cache: Cache,
+    ) -> None:
+        super().__init__(name, recipes, lambda _: green, cache=cache)
+        self.funnel = funnel
+        self.seconds = seconds
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Reason → number of candidates."""
+        return dict(self.funnel.dropped.most_common())
+
+    def __repr__(self) -> str:
+        why = ", ".join(f"{count} × {reason}" for reason, count in self.dropped.items())
+        return (
+            f"<{self.name}: {len(self.recipes)} tasks of {self.funnel.tried} candidates in "
+            f"{self.seconds:.1f} s; dropped: {why or 'none'}>"
+        )
+
+
+async def inject_async(
+    package: str,
+    version: str | None = None,
+    *,
+    seed: int = 0,
+    n: int = 5,
+    mutations: int = 1,
+    split: Split | None = None,
+    tries: int | None = None,
+    requires: Sequence[str | RegistryFile] | None = None,
+    command: Sequence[str] | None = None,
+    portable: bool = False,
+    concurrency: int = CONCURRENCY,
+    workspace: str = "auto",
+    cache: Cache | str | Path | None = None,
+    progress: Progress = silent,
+) -> Injected:
+    """Tasks from a release's own tests: mistakes are injected, measured, verified and described.
+
+    The release is fetched, laid out, and what its tests import resolved and pinned; nothing of it
+    runs outside a box. Every task has been judged three times: 1 for the release as it came, 0 for
+    doing nothing.
+
+    Args:
+        package: the project's name in the registry.
+        version: the release (default: the newest).
+        seed: chooses places and mistakes; the same seed tries the same ones in the same order.
+        n: tasks wanted; fewer come when the candidates run out.
+        mutations: mistakes a task has.
+        split: of all the tasks (default: the package's in the project's table, else ``train``).
+        tries: candidates looked at, at most (default: 40 a task wanted).
+        requires: what the tests need, as pinned names or files (default: found and resolved).
+        command: extra pytest arguments (default: found).
+        portable: pin only files that any platform can use.
+        concurrency: boxes at once.
+        workspace: the kind of boxes.
+        cache: where files are kept (default: the user's cache).
+        progress: is told what goes on.
+
+    Raises:
+        DownloadError: a file is not to be had.
+        PackageRejectedError: no task can come of the release; the message is the reason.
+        InfraError: a box failed.
+    """
+    import m2gym.rewards  # noqa: F401  (registers the reward functions)
+
+    if n < 1 or mutations < 1 or concurrency < 1:
+        raise InputError(
+            f"n, mutations and concurrency are at least 1, got {n}, {mutations} and {concurrency}"
+        )
+    started = time.monotonic()
+    store = cache if isinstance(cache, Cache) else Cache(cache)
+
+    def make_box(spec: WorkspaceSpec) -> Workspace:
+        return make_workspace(spec, workspace)
+
+    release = await asyncio.to_thread(
+        open_release,
+        package,
+        version,
+        store,
+        requires=requires,
+        portable=portable,
+        progress=progress,
+    )
+    progress(f"{release.name}: running its tests", 0, n)
+    base = await baseline(release, make_box, command)
+    finder = Finder(
+        release,
+        base,
+        make_box,
+        store,
+        seed=seed,
+        wanted=n,
+        split=split or split_of(release.file.project),
+        mutations=mutations,
+        tries=tries if tries is not None else 40 * n,
+        progress=progress,
+    )
+    found = await finder.run(concurrency)
+    progress(f"{release.name}: {len(found)} tasks", n, n)
+    recipes = {recipe.id: recipe for recipe in found}
+    seconds = time.monotonic() - started
+    return Injected(f"injected-{release.name}", recipes, base.green, finder.funnel, seconds, store)
+
+
+def inject(
+    package: str,
+    version: str | None = None,
+    *,
+    seed: int = 0,
+    n: int = 5,
+    mutations: int = 1,
+    split: Split | None = None,
+    tries: int | None = None,
+    requires: Sequence[str | RegistryFile] | None = None,
+    command: Sequence[str] | None = None,
+    portable: bool = False,
+    concurrency: int = CONCURRENCY,
+    workspace: str = "auto",
+    cache: Cache | str | Path | None = None,
+    progress: Progress = silent,
+) -> Injected:
+    """`inject_async`, waited for; works inside a notebook's running loop."""
+    return run_sync(
+        inject_async(
+            package,
+            version,
+            seed=seed,
+            n=n,
+            mutations=mutations,
+            split=split,
+            tries=tries,
+            requires=requires,
+            command=command,
+            portable=portable,
+            concurrency=concurrency,
+            workspace=workspace,
+            cache=cache,
+            progress=progress,
+        )
+    )
