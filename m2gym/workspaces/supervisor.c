@@ -62,6 +62,7 @@ struct slot {
     uint32_t id;
     pid_t minder;
     int killing;
+    uint64_t signals; /* bit n - 1: signal n, asked for before the command ran */
 };
 
 static int channel;
@@ -276,7 +277,7 @@ static void start(struct request *request, char *text, size_t size, int *fds, in
         send_reply(FAILED, request->id, errno, STAGE_FORK, -1);
         return;
     }
-    *slot = (struct slot){request->id, minder, 0};
+    *slot = (struct slot){request->id, minder, 0, 0};
     if (slot - slots >= top) top = slot - slots + 1;
 }
 
@@ -381,6 +382,16 @@ static void kill_all(uint32_t id) {
     send_reply(GONE, id, 0, 0, -1);
 }
 
+/* Signals that came before the minder said who the command is. */
+static void pass_on(struct slot *slot) {
+    struct shared *its = &shared[slot - slots];
+    pid_t main = its->main;
+    if (!main && !its->reported) return;
+    for (int n = 1; main > 0 && n <= 64; n++)
+        if (slot->signals >> (n - 1) & 1) kill(-main, n);
+    slot->signals = 0;
+}
+
 static void give_listener(struct request *request) {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(request->a)};
@@ -443,7 +454,7 @@ static int serve(int argc, char **argv) {
     for (;;) {
         struct pollfd waits[2] = {{channel, POLLIN, 0}, {signals, POLLIN, 0}};
         int any = 0;
-        for (int n = 0; n < top && !any; n++) any = slots[n].minder && slots[n].killing;
+        for (int n = 0; n < top && !any; n++) any = slots[n].minder && (slots[n].killing || slots[n].signals);
         poll(waits, 2, any ? 1 : -1);
         if (waits[1].revents) {
             struct signalfd_siginfo info;
@@ -467,8 +478,10 @@ static int serve(int argc, char **argv) {
                         send_reply(GONE, request->a, 0, 0, -1);
                     break;
                 case SIGNAL:
-                    if ((slot = find(request->a)) && shared[slot - slots].main > 0)
-                        kill(-shared[slot - slots].main, request->b);
+                    if ((slot = find(request->a)) && request->b > 0 && request->b <= 64) {
+                        slot->signals |= UINT64_C(1) << (request->b - 1);
+                        pass_on(slot);
+                    }
                     break;
                 case KILLALL:
                     kill_all(request->id);
@@ -479,8 +492,10 @@ static int serve(int argc, char **argv) {
             }
             for (int n = 0; n < count; n++) close(fds[n]);
         }
-        for (int n = 0; n < top; n++)
+        for (int n = 0; n < top; n++) {
+            if (slots[n].minder && slots[n].signals) pass_on(&slots[n]);
             if (slots[n].minder && slots[n].killing) kill_below(slots[n].minder);
+        }
     }
     if (getpid() != 1)
         for (int n = 0; n < 2000; n++) {

@@ -111,10 +111,12 @@ def launch(arguments: list[str]) -> None:
 
 
 class Slot:
-    """A command that runs: its id, its minder and whether it is being killed."""
+    """A command that runs: its id, its minder, whether it is being killed, and the signals that
+    were asked for before it ran."""
 
     def __init__(self, number: int, index: int, minder: int) -> None:
         self.number, self.index, self.minder, self.killing = number, index, minder, False
+        self.signals: list[int] = []
 
 
 class Server:
@@ -154,7 +156,7 @@ class Server:
         poll.register(self.channel, select.POLLIN)
         poll.register(wake, select.POLLIN)
         while True:
-            busy = any(s.killing for s in self.slots.values())
+            busy = any(s.killing or s.signals for s in self.slots.values())
             ready = {fd for fd, _ in poll.poll(1 if busy else None)}
             if wake in ready:
                 os.read(wake, 4096)
@@ -162,6 +164,7 @@ class Server:
             if self.channel.fileno() in ready and not self.receive():
                 break
             for slot in list(self.slots.values()):
+                self.pass_on(slot)
                 if slot.killing:
                     kill_below(slot.minder)
         end = time.monotonic() + 2
@@ -196,11 +199,8 @@ class Server:
             else:
                 self.send(GONE, a)
         elif operation == SIGNAL:
-            slot = self.slots.get(a)
-            main = SHARED.unpack_from(self.shared, slot.index * SHARED.size)[0] if slot else 0
-            if main > 0:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(main, b)
+            if a in self.slots and 0 < b <= 64:
+                self.slots[a].signals.append(b)
         elif operation == KILLALL:
             self.kill_all(number)
         elif operation == LISTEN:
@@ -208,6 +208,16 @@ class Server:
         for fd in fds:
             os.close(fd)
         return True
+
+    def pass_on(self, slot: Slot) -> None:
+        """Send its signals, once the minder has said who the command is."""
+        main, reported = SHARED.unpack_from(self.shared, slot.index * SHARED.size)
+        if main <= 0 and not reported:
+            return
+        for signal_number in slot.signals if main > 0 else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(main, signal_number)
+        slot.signals.clear()
 
     def listen(self, number: int, port: int) -> None:
         with socket.socket() as listener:

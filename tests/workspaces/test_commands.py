@@ -201,6 +201,16 @@ async def test_spawn_signals_the_group_and_kills_the_tree(box: Box) -> None:
     assert await alive(box, "9875") == 0
 
 
+async def test_a_signal_is_not_lost_when_it_comes_before_the_command_runs(box: Box) -> None:
+    processes = [await box.spawn(["sleep", "9876"]) for _ in range(20)]
+    for process in processes:
+        await process.signal(signal.SIGTERM)
+    assert [await process.wait() for process in processes] == [143] * 20
+    absent = await box.spawn(["/no/such/program"])
+    await absent.signal(signal.SIGTERM)
+    assert await absent.wait() == 127
+
+
 async def test_spawn_takes_megabytes_with_a_slow_reader(box: Box) -> None:
     process = await box.spawn(["cat"])
     data = os.urandom(3 << 20)
