@@ -1,0 +1,150 @@
+"""Who may call: one secret a session, known by its public half and compared in constant time."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from m2gym.core.protocols import Episode, Session
+from m2gym.gateway.fault import Fault
+from m2gym.gateway.turns import Turns
+
+MARK = "sk-m2gym-"
+
+ENDED_KEPT = 10_000
+"""Ended secrets that are still told apart from wrong ones; the project's choice."""
+
+GUESSES = 30
+"""Wrong secrets a peer may send in `WINDOW` before it is told to wait; the project's choice."""
+
+WINDOW = 60.0
+"""Seconds over which wrong secrets are counted."""
+
+PEERS = 4096
+"""Peers whose wrong secrets are counted at once."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client needs: put ``url`` (with the secret) or ``base_url`` + ``secret`` into it.
+
+    ``url`` serves every dialect without any key; dialects whose clients expect a version in the
+    base URL take ``url + "/v1"``. ``mcp`` is the endpoint of the episode's tools.
+    """
+
+    secret: str
+    base_url: str
+
+    @property
+    def prefix(self) -> str:
+        """The path below which everything belongs to the session."""
+        return f"/s/{self.secret}"
+
+    @property
+    def url(self) -> str:
+        """Base URL that holds the secret."""
+        return self.base_url + self.prefix
+
+    @property
+    def mcp(self) -> str:
+        """MCP endpoint (streamable HTTP) of the episode's tools."""
+        return f"{self.url}/mcp"
+
+
+@dataclass(eq=False)
+class Entry:
+    """A session that may be called, and what it is allowed.
+
+    Attributes:
+        granted: provider-hosted tools that pass to the model.
+        models: names that may be asked for; empty: any.
+        stop_status: HTTP status that ends the agent when the session has ended; ``None``: chosen
+            by the agent's ``User-Agent``.
+    """
+
+    id: str
+    secret: str
+    session: Session | None
+    episode: Episode | None = None
+    granted: frozenset[str] = frozenset()
+    models: tuple[str, ...] = ()
+    stop_status: int | None = None
+    turns: Turns = field(default_factory=Turns)
+    calls: int = 0
+    refused: int = 0
+    running: int = 0
+    last_error: str = ""
+    seen: float = 0.0
+
+
+class Keyring:
+    """The secrets of open sessions, and those of ended ones."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Entry] = {}
+        self._ended: OrderedDict[str, str] = OrderedDict()
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry.id in self._open
+
+    def entries(self) -> list[Entry]:
+        """Open sessions in the order they were added."""
+        return list(self._open.values())
+
+    def new(self, session: Session | None, episode: Episode | None = None) -> Entry:
+        """A session with a fresh secret of 192 random bits."""
+        id = secrets.token_hex(6)
+        entry = Entry(id, f"{MARK}{id}-{secrets.token_urlsafe(24)}", session, episode)
+        self._open[id] = entry
+        return entry
+
+    def find(self, secret: str) -> Entry | None:
+        """The open session of a secret; ``None`` for a wrong one.
+
+        Raises:
+            Fault: ``ended``, for the right secret of a session that was removed.
+        """
+        id = _public(secret)
+        entry = self._open.get(id)
+        known = entry.secret if entry else self._ended.get(id, "")
+        if not known or not hmac.compare_digest(known.encode(), secret.encode("utf-8", "replace")):
+            return None
+        if entry is None:
+            raise Fault("ended", "this session has ended; it takes no more calls")
+        return entry
+
+    def end(self, secret: str) -> Entry | None:
+        """Take a session's secret back; later calls with it are told that it ended."""
+        entry = self._open.pop(_public(secret), None)
+        if entry is not None:
+            self._ended[entry.id] = entry.secret
+            while len(self._ended) > ENDED_KEPT:
+                self._ended.popitem(last=False)
+        return entry
+
+
+def _public(secret: str) -> str:
+    return secret[len(MARK) :].partition("-")[0] if secret.startswith(MARK) else ""
+
+
+class GuessLimit:
+    """Bounds what a peer that guesses secrets costs. Right secrets are never held up by it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._peers: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def wrong(self, peer: str) -> float | None:
+        """Count a wrong secret; the seconds to wait once there were too many."""
+        now = self._clock()
+        begun, seen = self._peers.pop(peer, (now, 0))
+        if now - begun >= WINDOW:
+            begun, seen = now, 0
+        self._peers[peer] = (begun, seen + 1)
+        if len(self._peers) > PEERS:
+            self._peers.popitem(last=False)
+        return begun + WINDOW - now if seen >= GUESSES else None

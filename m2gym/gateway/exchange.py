@@ -1,0 +1,211 @@
+"""One request answered: from its bytes to the session's turn and back in its dialect."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from dataclasses import dataclass
+from types import ModuleType
+
+from aiohttp import web
+
+from m2gym.core.trajectory import Completion
+from m2gym.gateway.access import Entry
+from m2gym.gateway.agents import ending_status
+from m2gym.gateway.blame import fault_of
+from m2gym.gateway.call import Call, Encoder
+from m2gym.gateway.counting import count_tokens
+from m2gym.gateway.fault import Fault
+from m2gym.gateway.routes import Route
+from m2gym.gateway.turns import Turn
+from m2gym.gateway.wire import dumps, parse_body
+
+HOLD = 0.25
+"""Seconds a stream's headers wait, so that an early failure still gets its status; the project's
+choice. Far below the time-outs of any client."""
+
+PING = 15.0
+"""Seconds of silence after which a stream says that it lives; the project's choice."""
+
+BODY_SECONDS = 60.0
+"""Seconds in which a request's body must have come."""
+
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+@dataclass
+class Outcome:
+    """What became of a request, for whoever watches."""
+
+    session: str
+    dialect: str
+    model: str = ""
+    stream: bool = False
+    status: int = 200
+    error: str = ""
+    seconds: float = 0.0
+    usage: tuple[int, int] = (0, 0)
+
+
+class Exchange:
+    """A request of a known session."""
+
+    def __init__(self, request: web.BaseRequest, route: Route, entry: Entry) -> None:
+        self.request, self.route, self.entry = request, route, entry
+        self.outcome = Outcome(entry.id, route.dialect.name)
+        self._id = secrets.token_hex(12)
+
+    async def run(self) -> web.StreamResponse:
+        """Answer it; every failure has the dialect's form."""
+        begun = time.perf_counter()
+        entry = self.entry
+        entry.calls += 1
+        entry.running += 1
+        entry.seen = time.time()
+        try:
+            return await self._serve()
+        except Fault as fault:
+            return self._refuse(fault)
+        finally:
+            entry.running -= 1
+            self.outcome.seconds = time.perf_counter() - begun
+
+    async def _serve(self) -> web.StreamResponse:
+        body = await read_body(self.request)
+        dialect, entry = self.route.dialect, self.entry
+        call: Call = dialect.parse(parse_body(body), self.route.model, self.route.stream)
+        self.outcome.model, self.outcome.stream = call.model, call.stream
+        if entry.session is None:
+            raise Fault("not_found", "this secret opens an episode's tools, not a model")
+        if entry.models and call.model not in entry.models:
+            raise Fault(
+                "not_found", f"no model {call.model!r} here; known: {', '.join(entry.models)}"
+            )
+        withhold(call, entry.granted)
+        if self.route.action == "count":
+            return _json(dialect.counted(await count_tokens(entry.session, call)))
+        turn = entry.turns.join(entry.session, call.request)
+        delivered = False
+        try:
+            if call.stream:
+                response = await self._stream(call, turn)
+            else:
+                response = await self._whole(call, turn, dialect)
+            delivered = True
+            return response
+        finally:
+            entry.turns.leave(turn, delivered=delivered)
+
+    async def _whole(self, call: Call, turn: Turn, dialect: ModuleType) -> web.StreamResponse:
+        completion = await self._completion(turn)
+        response = _json(dialect.answer(call, completion, self._id, int(time.time())))
+        await response.prepare(self.request)
+        await response.write_eof()
+        return response
+
+    async def _completion(self, turn: Turn) -> Completion:
+        await turn.finished()
+        if turn.completion is None:
+            raise fault_of(turn.error)
+        used = turn.completion.usage
+        self.outcome.usage = (used.prompt_tokens, used.completion_tokens)
+        return turn.completion
+
+    async def _stream(self, call: Call, turn: Turn) -> web.StreamResponse:
+        await turn.more(0, HOLD)
+        if turn.error is not None:
+            raise fault_of(turn.error)
+        encoder: Encoder = self.route.dialect.encoder(call, self._id, int(time.time()))
+        response = web.StreamResponse(headers=STREAM_HEADERS)
+        await response.prepare(self.request)
+        pending = [encoder.begin()]
+        seen = 0
+        while True:
+            deltas = turn.deltas
+            if seen < len(deltas):
+                pending += [encoder.delta(delta) for delta in deltas[seen:]]
+                seen = len(deltas)
+            if turn.over:
+                break
+            if data := b"".join(pending):
+                await response.write(data)
+            pending = []
+            await turn.more(seen, PING)
+            if seen == len(turn.deltas) and not turn.over:
+                pending.append(encoder.ping)
+        if turn.completion is not None:
+            pending.append(encoder.end(await self._completion(turn)))
+        else:
+            fault = self._note(fault_of(turn.error))
+            pending.append(encoder.fail(fault))
+        await response.write(b"".join(pending))
+        await response.write_eof()
+        return response
+
+    def _note(self, fault: Fault) -> Fault:
+        if fault.kind == "ended":
+            agent = self.request.headers.get("User-Agent", "")
+            fault.status = self.entry.stop_status or ending_status(agent)
+        self.entry.refused += 1
+        self.entry.last_error = self.outcome.error = fault.message
+        self.outcome.status = fault.status
+        return fault
+
+    def _refuse(self, fault: Fault) -> web.Response:
+        return refusal(self._note(fault), self.route.dialect)
+
+
+def refusal(fault: Fault, dialect: ModuleType) -> web.Response:
+    """A fault as a response; every 429 has ``Retry-After``."""
+    headers = {}
+    if fault.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after)))
+    return _json(dialect.error(fault), fault.status, headers)
+
+
+def _json(
+    value: dict[str, object], status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    return web.Response(
+        body=dumps(value), status=status, headers=headers, content_type="application/json"
+    )
+
+
+async def read_body(request: web.BaseRequest) -> bytes:
+    """The whole body.
+
+    Raises:
+        Fault: it is too large, or did not come in time.
+    """
+    limit = request.client_max_size
+    if (request.content_length or 0) > limit:
+        raise Fault("too_large", f"the body has {request.content_length} bytes; at most {limit}")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise Fault("too_large", f"the body has more than {limit} bytes") from None
+    except TimeoutError:
+        raise Fault(
+            "timeout", f"the body did not come within {BODY_SECONDS:g} s", status=408
+        ) from None
+
+
+def withhold(call: Call, granted: frozenset[str]) -> None:
+    """Refuse what only a provider could do and the session was not granted.
+
+    An agent that merely lists a hosted tool beside its own is served without it.
+    """
+    withheld = [name for name in call.hosted if name not in granted]
+    if withheld and (not call.request.tools or call.request.tool_choice in withheld):
+        raise Fault(
+            "invalid",
+            f"provider-hosted tools are not granted here: {', '.join(withheld)}; offer function "
+            "tools, or grant them to the session",
+        )
