@@ -33,6 +33,15 @@ class MutationSpec(Frozen):
     seed: int = 0
 
 
+class ChangeSpec(Frozen):
+    """A piece of the step between two releases: a source file, or some of its hunks."""
+
+    path: str
+    hunks: tuple[int, ...] = Field(
+        (), description="indices among the file's hunks (`changes.hunks`); empty: the whole file"
+    )
+
+
 class Recipe(Frozen):
     """All that is needed to build and judge one task, given a package registry."""
 
@@ -42,6 +51,9 @@ class Recipe(Frozen):
     package: str
     source: RegistryFile = Field(description="the release the agent starts from")
     fixed: RegistryFile | None = Field(None, description="version-diff: the release that fixes it")
+    part: tuple[ChangeSpec, ...] = Field(
+        (), description="version-diff: what of the step the reference change takes; empty: all"
+    )
     mutations: tuple[MutationSpec, ...] = Field((), description="injected-bug: what was injected")
     statement: str
     fail_to_pass: tuple[str, ...] = Field(min_length=1)

@@ -98,4 +98,6 @@ class RecipeTaskset:
 def build(recipe: Recipe, cache: Cache, progress: Progress = silent) -> Repository:
     """A recipe's files."""
     unseen = recipe.shown_by if recipe.mutations else ()
-    return build_repository(recipe.source, recipe.fixed, recipe.mutations, unseen, cache, progress)
+    return build_repository(
+        recipe.source, recipe.fixed, recipe.mutations, unseen, cache, progress, recipe.part
+    )

@@ -20,9 +20,10 @@ from m2gym.core.errors import InfraError, InputError, UnknownIdError
 from m2gym.core.task import Mount, PreparedTask, Reference, Task, WorkspaceSpec
 from m2gym.tasksets import site
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
+from m2gym.tasksets.changes import merged
 from m2gym.tasksets.fetch import RegistryFile, fetch
 from m2gym.tasksets.mutate import mutate_many
-from m2gym.tasksets.recipe import MutationSpec, pinned
+from m2gym.tasksets.recipe import ChangeSpec, MutationSpec, pinned
 from m2gym.tasksets.sdist import (
     EPOCH,
     Layout,
@@ -72,11 +73,13 @@ def build_repository(
     unseen: tuple[str, ...],
     cache: Cache,
     progress: Progress = silent,
+    part: tuple[ChangeSpec, ...] = (),
 ) -> Repository:
     """The files of a task, from the cache or built from the registry's archives.
 
     Either ``fixed`` (the release with the fix) or ``mutations`` (of ``source``) is given;
-    ``unseen`` are test files that the agent's tree lacks.
+    ``unseen`` are test files that the agent's tree lacks; ``part`` is what of the step to ``fixed``
+    the reference change takes (empty: all).
 
     Raises:
         DownloadError: the archives are not to be had.
@@ -85,7 +88,8 @@ def build_repository(
     wanted = [f for f in (source, fixed) if f is not None]
     hashes = [f.sha256 for f in wanted]
     specs = [m.model_dump() for m in mutations]
-    key = key_of("repository", _FORMAT, hashes, specs, sorted(unseen))
+    taken = [[piece.model_dump() for piece in part]] if part else []
+    key = key_of("repository", _FORMAT, hashes, specs, sorted(unseen), *taken)
 
     def build(folder: Path) -> None:
         archives = fetch(wanted, cache, progress)
@@ -98,7 +102,7 @@ def build_repository(
             if fixed is None:
                 _build_injected(folder, trees[0], mutations, unseen)
             else:
-                _build_version_diff(folder, trees[0], trees[1], unseen)
+                _build_version_diff(folder, trees[0], trees[1], unseen, part)
             progress(f"built {source.project} {source.version}", 1, 1)
 
     return _open(cache.folder("tasks", key, build))
@@ -172,7 +176,13 @@ def _unpack(file: RegistryFile, archive: Path, target: Path) -> _Tree:
     return _Tree(target, layout(target, file.project), version, project)
 
 
-def _build_version_diff(folder: Path, old: _Tree, new: _Tree, unseen: tuple[str, ...]) -> None:
+def _build_version_diff(
+    folder: Path,
+    old: _Tree,
+    new: _Tree,
+    unseen: tuple[str, ...],
+    part: tuple[ChangeSpec, ...],
+) -> None:
     _copy(old.path, folder / "root", lambda p: _is_shown(p, old.layout) and p not in unseen)
     _copy(new.path, folder / "hidden", new.layout.is_test)
     before = {p for p in files_of(old.path) if old.layout.is_source(p)}
@@ -184,8 +194,19 @@ def _build_version_diff(folder: Path, old: _Tree, new: _Tree, unseen: tuple[str,
     }
     if not changed:
         raise PackageRejectedError(f"{old.project}: the two releases have the same source")
+    deleted = before - after
+    if part:
+        chosen = {piece.path for piece in part}
+        changed, deleted = changed & chosen, deleted & chosen
     _copy(new.path, folder / "fixed", changed.__contains__)
-    _finish(folder, old, sorted(before - after))
+    for piece in part:
+        if piece.hunks:
+            target = folder / "fixed" / piece.path
+            target.write_bytes(
+                merged((old.path / piece.path).read_bytes(), target.read_bytes(), piece.hunks)
+            )
+            os.utime(target, (EPOCH, EPOCH))
+    _finish(folder, old, sorted(deleted))
 
 
 def _build_injected(
