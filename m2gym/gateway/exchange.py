@@ -18,6 +18,7 @@ from m2gym.gateway.blame import fault_of
 from m2gym.gateway.call import Call, Encoder
 from m2gym.gateway.counting import count_tokens
 from m2gym.gateway.fault import Fault
+from m2gym.gateway.gemini_answer import ArrayEncoder, GeminiEncoder
 from m2gym.gateway.routes import Route
 from m2gym.gateway.turns import Turn
 from m2gym.gateway.wire import dumps, parse_body
@@ -122,7 +123,11 @@ class Exchange:
         if turn.error is not None:
             raise fault_of(turn.error)
         encoder: Encoder = self.route.dialect.encoder(call, self._id, int(time.time()))
-        response = web.StreamResponse(headers=STREAM_HEADERS)
+        headers = STREAM_HEADERS
+        if isinstance(encoder, GeminiEncoder) and "alt=sse" not in self.request.raw_path:
+            encoder = ArrayEncoder(encoder)
+            headers = {**headers, "Content-Type": "application/json"}
+        response = web.StreamResponse(headers=headers)
         await response.prepare(self.request)
         pending = [encoder.begin()]
         seen = 0

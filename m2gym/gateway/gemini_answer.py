@@ -158,4 +158,37 @@ class GeminiEncoder:
         return event({"candidates": [candidate], **self._tail})
 
 
+class ArrayEncoder:
+    """The same answer as one JSON array that grows, for clients that do not ask for events."""
+
+    ping = b""
+
+    def __init__(self, inner: GeminiEncoder) -> None:
+        self._inner = inner
+        self._lead = b"["
+
+    def begin(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def delta(self, delta: Delta) -> bytes:
+        """The chunks as members."""
+        return self._members(self._inner.delta(delta))
+
+    def end(self, completion: Completion) -> bytes:
+        """The last members and the closing bracket."""
+        return self._members(self._inner.end(completion)) + b"]"
+
+    def fail(self, fault: Fault) -> bytes:
+        """The error as the last member."""
+        return self._members(self._inner.fail(fault)) + b"]"
+
+    def _members(self, events: bytes) -> bytes:
+        out = b""
+        for chunk in events.split(b"\n\n")[:-1]:
+            out += self._lead + chunk.removeprefix(b"data: ")
+            self._lead = b",\n"
+        return out
+
+
 _TEXT = b'data: {"candidates":[{"content":{"role":"model","parts":[{"text":'

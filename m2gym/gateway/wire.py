@@ -13,16 +13,35 @@ loads = orjson.loads
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON in UTF-8; lone surrogates, which UTF-8 cannot hold, stay escaped."""
+    """Compact JSON in UTF-8, on one line for every client.
+
+    Some clients split a stream at any of Unicode's line ends, so the three that JSON leaves bare
+    are escaped; lone surrogates, which UTF-8 cannot hold, stay escaped too.
+    """
     try:
-        return orjson.dumps(value)
+        out = orjson.dumps(value)
     except TypeError:
         return json.dumps(value, separators=(",", ":")).encode()
+    if not out.isascii():
+        for bare, escaped in _LINE_ENDS:
+            if bare in out:
+                out = out.replace(bare, escaped)
+    return out
+
+
+_LINE_ENDS = (
+    ("\u0085".encode(), b"\\u0085"),
+    ("\u2028".encode(), b"\\u2028"),
+    ("\u2029".encode(), b"\\u2029"),
+)
 
 
 def dumps_text(value: Any) -> str:
-    """`dumps` as text, for arguments of tools."""
-    return dumps(value).decode()
+    """Compact JSON as text, for arguments of tools."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"))
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from m2gym.core.trajectory import Completion, Usage
 
 @dataclass
 class Say:
-    """One turn: what is said, in pieces of ``step`` characters, or ``error`` after ``cut`` pieces."""
+    """One turn, said in pieces of ``step`` characters; ``error`` comes after ``cut`` pieces."""
 
     text: str = ""
     thinking: str = ""
