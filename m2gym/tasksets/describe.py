@@ -19,6 +19,7 @@ EXAMPLES = 3
 SHORT = 110
 CONTEXT = 40
 MORE = 4
+STEPS = 4
 
 _TITLES = {
     "value": (
@@ -132,11 +133,20 @@ def _rest(
 
 def _sentence(facts: Facts, rng: random.Random) -> str | None:
     call = _plain(facts.get("call") or "")
-    if not call or facts["kind"] not in _KINDS or len(call) > 2 * SHORT:
+    if not call or facts["kind"] not in _KINDS or len(call) > 2 * SHORT or facts.get("open"):
+        return None
+    if not re.search(r"[\w\])]\(|[\w\])]\.\w|[\w\])]\[", call) and facts["kind"] != "printed":
         return None
     origins = {_plain(k): _plain(v) for k, v in facts.get("origins", {}).items()}
     used = [f"`{name} = {value}`" for name, value in origins.items() if _used(name, call, origins)]
     before = f"With {_listed(used)}, " if used else ""
+    steps = [code(_plain(step)) for step in facts.get("steps", [])]
+    if used and 0 < len(steps) <= STEPS:
+        before = f"With {_listed(used)}, and after {_listed(steps)}, "
+    elif used and steps:
+        before = f"With {_listed(used)}, and after {_listed(steps[:STEPS])} and more of this kind, "
+    if len(before) > 4 * SHORT:
+        return None
     told = _happens(facts, code(call), rng)
     if told is None:
         return None
@@ -184,6 +194,8 @@ def _compared(facts: Facts, call: str, rng: random.Random) -> str | None:
     if sign == "Eq" or (sign == "Is" and expected in ("None", "True", "False")):
         if got == expected and facts["got_type"] == facts["expected_type"]:
             return None
+        if "part" in facts:
+            return _part(call, *facts["part"])
         if "texts" in facts and len(got) + len(expected) > SHORT:
             return _texts(call, *facts["texts"])
         have, want = _both(got, expected)
@@ -222,6 +234,14 @@ def _texts(call: str, got: str, expected: str) -> str | None:
         f"the text that {call} gives is wrong {where}: it has {code(repr(have))} where "
         f"{code(repr(want))} is expected."
     )
+
+
+def _part(call: str, path: str, got: str, expected: str) -> str | None:
+    """Two long values that differ in one place."""
+    if _empty(got) or _empty(expected) or got == expected:
+        return None
+    have, want = _both(got, expected)
+    return f"what {call} gives is wrong at {code(path)}: {have} is there, {want} is expected."
 
 
 def _message(text: str, call: str) -> str | None:

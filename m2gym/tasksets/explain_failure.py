@@ -9,13 +9,15 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from types import FrameType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
 import pytest
 
 MAX_VALUE = 600
 MAX_SOURCE = 240
+MAX_INLINE = 100
+SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)
 FOREIGN = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 """What code of strangers may raise while its values are looked at."""
 
@@ -187,6 +189,13 @@ class View:
         facts["expected"], facts["expected_type"] = shown(expected), _type_name(type(expected))
         if isinstance(got, str) and isinstance(expected, str):
             facts["texts"] = [got[:4000], expected[:4000]]
+        elif sign is ast.Eq and len(facts["got"]) + len(facts["expected"]) > MAX_INLINE:
+            try:
+                path, inner, wanted = different(got, expected)
+            except FOREIGN:
+                return facts
+            if path:
+                facts["part"] = [path, shown(inner), shown(wanted)]
         return facts
 
     def truth(self, seen: ast.expr) -> dict[str, Any]:
@@ -204,60 +213,36 @@ class View:
         return eval(code, self.frame.f_globals, self.frame.f_locals)
 
     def of(self, node: ast.expr | None) -> dict[str, Any]:
-        """An expression of the test with its values filled in, and where the others come from."""
+        """An expression of the test with its values filled in, and where the others come from.
+
+        ``origins`` are locals the expression still names, with how the test made them; ``steps`` is
+        what the test did with them since; ``open`` are locals of which nothing is known.
+        """
         if node is None:
             return {}
-        origins: dict[str, str] = {}
-        filled = self.fill(node, origins)
+        filler = Filler(self)
+        filled = filler.text(node)
         if len(filled) > MAX_SOURCE:
-            origins = {}
-            filled = ast.unparse(node)
-        if len(filled) > MAX_SOURCE:
-            return {"api": self.apis(node, origins)}
-        return {"call": filled, "origins": origins, "api": self.apis(node, origins)}
+            return {"api": self.apis(node, {})}
+        names = {n.id for n in ast.walk(ast.parse(filled)) if isinstance(n, ast.Name)}
+        return {
+            "call": filled,
+            "origins": filler.origins,
+            "steps": filler.steps,
+            "open": sorted(names & filler.unknown),
+            "api": self.apis(node, filler.made),
+        }
 
-    def fill(self, node: ast.expr, origins: dict[str, str]) -> str:
-        tree = ast.parse(ast.unparse(node), mode="eval").body
-        called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-        view = self
-
-        class Fill(ast.NodeTransformer):
-            def visit_Name(self, name: ast.Name) -> ast.expr:
-                if id(name) in called or name.id not in view.frame.f_locals:
-                    return name
-                literal = _literal(view.frame.f_locals[name.id])
-                if literal is not None:
-                    return literal
-                view.origin(name.id, origins)
-                return name
-
-        filled = ast.unparse(Fill().visit(tree))
-        for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
-            base = call.func
-            while isinstance(base, ast.Attribute):
-                base = base.value
-            if isinstance(base, ast.Name) and base.id in self.frame.f_locals:
-                self.origin(base.id, origins)
-        return filled
-
-    def origin(self, name: str, origins: dict[str, str], depth: int = 0) -> None:
-        """How the test made a local: the right side of its one assignment, values filled in."""
-        if name in origins or name in ("self", "cls") or depth > 2:
-            return
-        made = [
-            n
-            for top in self.path[:1]
-            for n in ast.walk(top)
-            if isinstance(n, ast.Assign)
-            and n.lineno < self.statement.lineno
-            and any(isinstance(t, ast.Name) and t.id == name for t in n.targets)
-        ]
-        if made:
-            origins[name] = ""
-            text = self.fill(made[-1].value, origins)
-            del origins[name]
-            if len(text) <= MAX_SOURCE:
-                origins[name] = text
+    def before(self) -> list[ast.stmt]:
+        """The simple statements of the test that ran before this one, as far as syntax tells."""
+        found: list[ast.stmt] = []
+        for outer, inner in zip(self.path, self.path[1:], strict=False):
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(outer, name, [])
+                if inner in block:
+                    for statement in block[: block.index(inner)]:
+                        found += [s for s in ast.walk(statement) if isinstance(s, SIMPLE)]
+        return sorted(found, key=lambda s: s.lineno)
 
     def apis(self, node: ast.expr, origins: dict[str, str]) -> list[str]:
         """Names of the package's own callables in an expression, as a caller writes them."""
@@ -274,7 +259,11 @@ class View:
         return names
 
     def api(self, func: ast.Name | ast.Attribute) -> str | None:
-        if any(isinstance(n, ast.Call) for n in ast.walk(func)):
+        """The name of a callable if it is the package's own and public."""
+        root: ast.expr = func
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if not isinstance(root, ast.Name) or (isinstance(func, ast.Attribute) and _own(func)):
             return None
         try:
             value = self.value(func)
@@ -282,11 +271,153 @@ class View:
             module = str(getattr(value, "__module__", None) or type(owner).__module__)
         except FOREIGN:
             return None
-        if module.partition(".")[0] not in self.packages:
+        parts = module.split(".")
+        if parts[0] not in self.packages or any(p.startswith(("test", "_test")) for p in parts):
             return None
-        if owner is not None and not isinstance(owner, type) and isinstance(func, ast.Attribute):
-            return f"{type(owner).__name__}.{func.attr}"
-        return ast.unparse(func)
+        if owner is not None and not isinstance(owner, type | ModuleType):
+            name = f"{type(owner).__name__}.{getattr(value, '__name__', '')}"
+        elif isinstance(func, ast.Name) and func.id in self.frame.f_locals:
+            name = "" if hasattr(value, "__code__") else _name_of(value)
+        else:
+            name = ast.unparse(func)
+        return None if not name or name.endswith(".") or "._" in f".{name}" else name
+
+
+def _own(func: ast.Attribute) -> bool:
+    """Whether this is a helper of the test case itself."""
+    return isinstance(func.value, ast.Name) and func.value.id in ("self", "cls")
+
+
+def _name_of(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else type(value).__name__
+
+
+class Filler:
+    """Puts values and origins into an expression of a test."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.ran = view.before()
+        self.origins: dict[str, str] = {}
+        self.made: dict[str, str] = {}
+        self.steps: list[str] = []
+        self.unknown: set[str] = set()
+
+    def text(self, node: ast.expr) -> str:
+        return ast.unparse(self.filled(node, self.view.statement.lineno, 0))
+
+    def filled(self, node: ast.expr, line: int, depth: int) -> ast.expr:
+        tree = ast.parse(ast.unparse(node), mode="eval").body
+        called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+        bound = {
+            n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
+        bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+        filler = self
+
+        class Fill(ast.NodeTransformer):
+            def visit_Name(self, name: ast.Name) -> ast.expr:
+                if name.id in bound:
+                    return name
+                return filler.local(name, line, depth, id(name) in called)
+
+        filled: ast.expr = Fill().visit(tree)
+        return filled
+
+    def local(self, name: ast.Name, line: int, depth: int, called: bool) -> ast.expr:
+        """What stands for a local: how it was made, its value, or itself."""
+        values = self.view.frame.f_locals
+        if name.id not in values or name.id in ("self", "cls"):
+            return name
+        literal = None if called else _literal(values[name.id])
+        made = next((s for s in reversed(self.ran) if s.lineno < line and _makes(s, name.id)), None)
+        if made is None or depth > 3:
+            if literal is None and not _plain_callable(values[name.id]):
+                self.unknown.add(name.id)
+            return literal or name
+        assert isinstance(made, ast.Assign | ast.AnnAssign)
+        assert made.value is not None
+        if literal is not None and not any(isinstance(n, ast.Call) for n in ast.walk(made.value)):
+            return literal
+        origin = self.filled(made.value, made.lineno, depth + 1)
+        text = ast.unparse(origin)
+        self.made[name.id] = text
+        steps = [s for s in self.ran if made.lineno < s.lineno < line and _changes(s, name.id)]
+        if not steps and len(text) <= MAX_INLINE and not isinstance(origin, ast.Lambda):
+            return origin
+        if len(text) > MAX_SOURCE:
+            if literal is None:
+                self.unknown.add(name.id)
+            return literal or name
+        self.origins.setdefault(name.id, text)
+        for step in steps:
+            if step not in self.ran[: self.ran.index(made)]:
+                told = self.step(step, depth)
+                if told not in self.steps:
+                    self.steps.append(told)
+        return name
+
+    def step(self, statement: ast.stmt, depth: int) -> str:
+        """A statement with plain values in the place of other locals."""
+        tree = ast.parse(ast.unparse(statement)).body[0]
+        values = self.view.frame.f_locals
+
+        class Fill(ast.NodeTransformer):
+            def visit_Name(self, name: ast.Name) -> ast.expr:
+                if isinstance(name.ctx, ast.Load) and name.id in values:
+                    return _literal(values[name.id]) or name
+                return name
+
+        return ast.unparse(Fill().visit(tree))[:MAX_SOURCE]
+
+
+def _makes(statement: ast.stmt, name: str) -> bool:
+    if isinstance(statement, ast.AnnAssign):
+        return isinstance(statement.target, ast.Name) and statement.target.id == name
+    return isinstance(statement, ast.Assign) and any(
+        isinstance(t, ast.Name) and t.id == name for t in statement.targets
+    )
+
+
+def _changes(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement may change what a local is: a method called on it, an item set in it."""
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Expr):
+        call = statement.value.value if isinstance(statement.value, ast.Await) else statement.value
+        if not isinstance(call, ast.Call):
+            return False
+        targets = [call.func, *call.args]
+        if ast.unparse(call.func).rpartition(".")[2].startswith("assert"):
+            return False
+    elif isinstance(statement, ast.Assign | ast.Delete):
+        targets = [t for t in statement.targets if not isinstance(t, ast.Name)]
+    elif isinstance(statement, ast.AugAssign):
+        targets = [statement.target]
+    for target in targets:
+        base = target
+        while isinstance(base, ast.Attribute | ast.Subscript | ast.Call):
+            base = base.func if isinstance(base, ast.Call) else base.value
+        if isinstance(base, ast.Name) and base.id == name:
+            return True
+    return False
+
+
+def _plain_callable(value: Any) -> bool:
+    """A function, class or module: its name says what it is."""
+    return isinstance(value, type | ModuleType) or hasattr(value, "__qualname__")
+
+
+def different(got: Any, expected: Any, path: str = "") -> tuple[str, Any, Any]:
+    """Where two nested values part: path, what is there, what should be."""
+    if type(got) is type(expected) and isinstance(got, dict) and got.keys() == expected.keys():
+        for key in got:
+            if got[key] != expected[key]:
+                return different(got[key], expected[key], f"{path}[{key!r}]")
+    if type(got) is type(expected) and isinstance(got, list | tuple) and len(got) == len(expected):
+        for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+            if one != other:
+                return different(one, other, f"{path}[{number}]")
+    return path, got, expected
 
 
 def _in_tests(trace: TracebackType | None, path: str) -> tuple[FrameType, int] | None:

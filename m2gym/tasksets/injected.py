@@ -36,6 +36,8 @@ MAX_SHOWN, MAX_CASES = 8, 40
 choice."""
 A_FUNCTION = 2
 """So many tasks at most have their fault in the same function; the project's choice."""
+GENERAL = {("exception", "Exception"), ("exception", "BaseException")}
+"""Demands that any code meets."""
 TEST_SECONDS = 5.0
 """Bound of one test while candidates are sifted; the project's choice."""
 
@@ -131,9 +133,12 @@ class Finder:
             InfraError: a box failed.
         """
         await self._gold()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(self._work())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as group_error:
+            raise group_error.exceptions[0] from group_error
         return self.found
 
     async def _gold(self) -> None:
@@ -280,6 +285,7 @@ class Finder:
         built = await asyncio.to_thread(build, recipe, self.cache)
         messages = {test: _report(fact) for test, fact in facts.items()}
         findings = await asyncio.to_thread(check_statement, statement, built, lost, messages)
+        findings = [f for f in findings if (f.check, f.what) not in GENERAL]
         if findings:
             return f"statement: {findings[0].check}", f"{name}: {findings[0]}"
         task = recipe.task(self.base.green)

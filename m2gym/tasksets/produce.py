@@ -1,0 +1,206 @@
+"""Make the injected-bug tasks of ``swe-repo``: ``python -m m2gym.tasksets.produce [--out FOLDER]``.
+
+The table says which releases are tried, with which seed, and how many tasks are wanted. A release
+that is done is not tried again (its line is in ``funnel.json``), so that a run can be stopped and
+goes on where it was; a machine's failure leaves no line. Everything written is a recipe, a list of
+test ids, or a count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2gym.core.errors import InfraError
+from m2gym.core.task import WorkspaceSpec
+from m2gym.core.workspace import Workspace
+from m2gym.tasksets.cache import Cache
+from m2gym.tasksets.injected import Finder, Funnel
+from m2gym.tasksets.recipe import Recipe, group_by_file
+from m2gym.tasksets.release import Baseline, Release, baseline, open_release
+from m2gym.tasksets.sdist import PackageRejectedError
+from m2gym.tasksets.splits import split_of
+from m2gym.workspaces import make_workspace
+
+DATA = Path(__file__).parent / "data" / "swe_repo"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One release to make tasks from: with one mistake (``singles``) and with two (``doubles``)."""
+
+    package: str
+    version: str | None = None
+    seed: int = 1
+    singles: int = 6
+    doubles: int = 1
+
+
+SOURCES = tuple(
+    Source(*entry)
+    for entry in (
+        ("inflection", "0.5.1"),
+        ("schema", "0.7.8"),
+        ("cachetools", "5.5.2"),
+        ("parse", "1.22.4"),
+        ("itsdangerous", "2.2.0"),
+        ("voluptuous", "0.16.0"),
+        ("tabulate", "0.10.0"),
+        ("tinydb", "4.9.0"),
+        ("toolz", "1.2.0"),
+        ("sqlparse", "0.6.1"),
+        ("more-itertools", "11.2.1"),
+        ("funcy", "2.1"),
+        ("jsonpatch", "1.48"),
+        ("jsonpointer", "3.12"),
+        ("python-slugify", "9.2.0"),
+        ("semver", "3.1.2"),
+        ("isodate", "0.7.2"),
+        ("xmltodict", "1.0.4"),
+        ("cssselect", "1.6.0"),
+        ("simpleeval", "1.0.8"),
+        ("jmespath", "1.1.0"),
+        ("tomlkit", "0.15.2"),
+        ("humanize", "4.17.0"),
+        ("pathspec", "1.1.1"),
+        ("markdown", "3.11.3"),
+        ("mistune", "3.4.0"),
+        ("bleach", "6.4.0"),
+        ("jinja2", "3.1.6"),
+        ("click", "8.5.1"),
+        ("marshmallow", "4.4.0"),
+        ("pyflakes", "4.1.0"),
+        ("boltons", "26.2.0"),
+        ("icalendar", "7.3.2"),
+        ("lark", "1.3.1"),
+        ("pyasn1", "0.6.5"),
+        ("natsort", "8.4.0"),
+        ("markdown-it-py", "4.3.0"),
+        ("tinycss2", "1.5.1"),
+        ("werkzeug", "3.1.9"),
+        ("beautifulsoup4", "4.15.0"),
+    )
+)
+"""Releases of packages whose sdists carry fast green tests; the project's choice."""
+
+
+async def produce(
+    sources: Iterable[Source], out: Path, cache: Cache, concurrency: int, workspace: str
+) -> dict[str, Any]:
+    """Try every source that has no line in the funnel yet; the funnel, source by source."""
+    import m2gym.rewards  # noqa: F401  (registers the reward functions)
+
+    def make_box(spec: WorkspaceSpec) -> Workspace:
+        return make_workspace(spec, workspace)
+
+    funnel = read_funnel(out)
+    for source in sources:
+        key = f"{source.package}-{source.version or 'newest'}"
+        if key in funnel:
+            continue
+        started = time.monotonic()
+        try:
+            row = await _one(source, out, cache, concurrency, make_box)
+        except PackageRejectedError as error:
+            row = {"package": source.package, "tried": 0, "kept": 0, "rejected": str(error)}
+        except InfraError as error:
+            _say(f"{key}: not tried, this machine failed: {error}")
+            continue
+        row["seconds"] = round(time.monotonic() - started, 1)
+        funnel = {**read_funnel(out), key: row}
+        _write(out / "funnel.json", json.dumps(funnel, indent=1, sort_keys=True) + "\n")
+        _say(f"{key}: {row}")
+    return funnel
+
+
+async def _one(
+    source: Source, out: Path, cache: Cache, concurrency: int, make_box: Any
+) -> dict[str, Any]:
+    release = await asyncio.to_thread(
+        open_release, source.package, source.version, cache, portable=True
+    )
+    base = await baseline(release, make_box)
+    found: list[Recipe] = []
+    total = Funnel()
+    for mutations, wanted in ((1, source.singles), (2, source.doubles)):
+        if not wanted:
+            continue
+        finder = Finder(
+            release,
+            base,
+            make_box,
+            cache,
+            seed=source.seed + mutations - 1,
+            wanted=wanted,
+            split=split_of(source.package),
+            mutations=mutations,
+            tries=40 * wanted,
+            taken=[frozenset(recipe.fail_to_pass) for recipe in found],
+        )
+        found += await finder.run(concurrency)
+        total.tried += finder.funnel.tried
+        total.kept += finder.funnel.kept
+        total.dropped += finder.funnel.dropped
+    _save(release, base, found, out)
+    return {
+        "package": source.package,
+        "version": release.file.version,
+        "tests": len(base.green),
+        "flaky": len(base.flaky),
+        "tests_seconds": base.seconds,
+        "tried": total.tried,
+        "kept": total.kept,
+        "dropped": dict(total.dropped.most_common()),
+    }
+
+
+def _save(release: Release, base: Baseline, found: Sequence[Recipe], out: Path) -> None:
+    if not found:
+        return
+    green = json.dumps(group_by_file(base.green), indent=0, ensure_ascii=False)
+    _write(out / "green" / f"{release.name}.json", green + "\n")
+    lines = [r.model_dump_json(exclude_defaults=True) for r in found]
+    _write(out / "tasks" / f"{release.file.project}-injected.jsonl", "\n".join(lines) + "\n")
+
+
+def read_funnel(out: Path) -> dict[str, Any]:
+    """Source → what came of it."""
+    path = out / "funnel.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m m2gym.tasksets.produce", description=__doc__)
+    parser.add_argument("--out", type=Path, default=DATA, help="folder of recipes")
+    parser.add_argument("--only", nargs="*", default=None, help="packages")
+    parser.add_argument("--concurrency", type=int, default=2)
+    parser.add_argument("--workspace", default="auto")
+    options = parser.parse_args(arguments)
+    sources = [s for s in SOURCES if options.only is None or s.package in options.only]
+    asyncio.run(produce(sources, options.out, Cache(), options.concurrency, options.workspace))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
