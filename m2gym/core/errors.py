@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m2gym.core.verdict import Stop
 
 
 class M2GymError(Exception):
@@ -60,3 +64,38 @@ class DownloadError(InfraError):
 
 class VerifierError(M2GymError):
     """Grading itself failed; the episode has no reward."""
+
+
+class ModelError(InfraError):
+    """A model did not answer: ``cause`` is one word (``server``, ``network``, ``timeout``,
+    ``rate_limit``, ``auth``, ``refused``, ``broken``), ``status`` the upstream's HTTP status."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: str = "server",
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cause, self.status, self.retry_after = cause, status, retry_after
+
+
+class RateLimitError(ModelError):
+    """The provider asks to wait: ``retry_after`` seconds, where it says so."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, cause="rate_limit", status=429, retry_after=retry_after)
+
+
+class SessionEndedError(InputError):
+    """The session takes no more calls: its episode or its budget has ended."""
+
+
+class BudgetError(SessionEndedError):
+    """A budget is used up; ``stop`` is ``tokens``, ``cost`` or ``context``, as in a verdict."""
+
+    def __init__(self, message: str, stop: Stop) -> None:
+        super().__init__(message)
+        self.stop: Stop = stop

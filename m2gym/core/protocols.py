@@ -56,6 +56,9 @@ class ModelRequest:
     ``content`` is a string or a list of ``text`` and ``image_url`` blocks; an assistant's thinking
     stands in ``reasoning_content``. ``tool_choice`` is ``"auto"``, ``"none"``, ``"required"`` or
     the name of a tool. ``model`` is the name that the caller asked for, for the record.
+
+    A session fills in the last two for its model: ``parent`` is the index of the completion that
+    the messages extend, and the first ``known`` messages are that completion's prompt and answer.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -63,6 +66,8 @@ class ModelRequest:
     sampling: Sampling = Sampling()
     tool_choice: str = "auto"
     model: str | None = None
+    parent: int | None = None
+    known: int = 0
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,31 @@ class Completion(Frozen):
     """One (state, action) pair: the prompt a model saw and the tokens it answered.
 
     ``logprobs`` and ``weight_versions`` have one entry a response token; ``parent`` is the index
-    of the completion whose tokens this prompt extends, ``None`` at a root.
+    of the completion whose prompt and answer this prompt extends, ``None`` at a root. The whole
+    prompt is the parent's whole prompt, its answer, and then ``prompt_ids`` (in messages: its
+    ``message``, and then ``messages``); `m2gym.models.tokens` puts them together.
     """
 
-    prompt_ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = Field((), description="ids after the parent's last token")
     response_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     weight_versions: tuple[int, ...] = ()
     parent: int | None = None
-    message: dict[str, Any] = Field(default_factory=dict)
+    messages: tuple[dict[str, Any], ...] = Field(
+        (), description="the prompt's messages after the parent's answer; all of them at a root"
+    )
+    message: dict[str, Any] = Field(default_factory=dict, description="the answer")
+    tools: tuple[dict[str, Any], ...] = Field(
+        (), description="offered tools, OpenAI's form; at a root only, others have their root's"
+    )
+    sampling: dict[str, Any] = Field(
+        default_factory=dict, description="how it was sampled, where that was not the default"
+    )
+    drift: int = Field(
+        0,
+        ge=0,
+        description="tokens of the extended history that this prompt could not repeat as recorded",
+    )
     finish_reason: str = Field("stop", description="stop, tool_calls, length or content_filter")
     model: str | None = Field(None, description="what answered")
     usage: Usage = Usage()

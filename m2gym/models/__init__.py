@@ -1,0 +1,1 @@
+"""Models behind one session: chat formats, the recorder, scripted and replayed models."""
