@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from m2gym import __version__
 from m2gym.cli.bench import bench
 from m2gym.cli.compare import compare
 from m2gym.cli.demo import demo
 from m2gym.cli.doctor import doctor
 from m2gym.cli.eval_ import eval_
 from m2gym.cli.list_ import list_
+from m2gym.cli.serve import serve
 from m2gym.cli.validate import validate
 
 app = typer.Typer(
-    help="Executable workspaces for LLM agents: tasks, boxes, rewards, runs.\n\n"
-    "Start with `m2gym demo`; `m2gym doctor` says what this machine can do.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"m2gym {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Executable workspaces for LLM agents: tasks, boxes, rewards, runs.
+
+    Start with `m2gym demo`; `m2gym doctor` says what this machine can do.
+    """
+
+
 app.command()(demo)
 app.command("list")(list_)
 app.command()(doctor)
@@ -28,3 +51,4 @@ app.command()(validate)
 app.command("eval")(eval_)
 app.command()(compare)
 app.command()(bench)
+app.command()(serve)

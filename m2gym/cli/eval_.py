@@ -11,8 +11,12 @@ from m2gym.cli import options
 from m2gym.cli.output import note, show, show_json, split_name
 from m2gym.core.errors import InputError
 
+CONFIGURED = ("model", "split", "task", "limit", "attempts", "workspace", "seed")
+"""Options that belong to a run's configuration."""
+
 
 def eval_(
+    context: typer.Context,
     env: Annotated[
         str | None, typer.Argument(help="Environment id; see `m2gym list envs`.")
     ] = None,
@@ -37,8 +41,8 @@ def eval_(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run in --out. ENV and --agent may be left out: "
-            "its own configuration is used.",
+            help="Go on with the run in --out, with its own configuration; ENV, --agent and "
+            "the rest are left out, or given whole and must be the same.",
         ),
     ] = False,
     json: options.Json = False,
@@ -53,6 +57,11 @@ def eval_(
 
     if resume and env is None and agent is None:
         settings = recorded(out)
+        changing = [f"--{name}" for name in CONFIGURED if given(context, name)]
+        if changing:
+            raise InputError(
+                f"--resume uses the run's own configuration: leave out {', '.join(changing)}"
+            )
     elif env is None or agent is None:
         raise InputError("say what to run: m2gym eval ENV --agent AGENT (or --resume --out RUN)")
     else:
@@ -83,6 +92,12 @@ def eval_(
     if run.summary.estimate is None:
         error = next((t.error for t in run if t.error), "no episode")
         raise InputError(f"no episode could be graded; the first says: {error}")
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed, rather than left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def recorded(out: Path | None) -> dict[str, Any]:

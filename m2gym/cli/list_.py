@@ -13,7 +13,7 @@ from rich.table import Table
 from m2gym.cli import options
 from m2gym.cli.output import show, show_json
 from m2gym.core.errors import InputError
-from m2gym.core.registry import BACKENDS, ENVS, REWARDS, SCAFFOLDS, WORKSPACES, Registry
+from m2gym.core.registry import BACKENDS, ENVS, REWARDS, SCAFFOLDS, TASKSETS, WORKSPACES, Registry
 from m2gym.core.task import Split
 
 ABOUT_CHARACTERS = 90
@@ -25,19 +25,23 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "scaffolds": SCAFFOLDS,
     "backends": BACKENDS,
     "workspaces": WORKSPACES,
+    "tasksets": TASKSETS,
 }
 
 
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="envs, tasks, rewards, scaffolds, backends or workspaces."),
+        typer.Argument(help="envs, tasks, rewards, scaffolds, backends, workspaces or tasksets."),
     ] = None,
     env: Annotated[str | None, typer.Argument(help="For tasks: the environment.")] = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """List environments, the tasks of one, rewards, scaffolds, backends or workspaces."""
+    """List environments, the tasks of one, rewards, scaffolds, backends, workspaces, tasksets.
+
+    With --json a task comes with its metadata.
+    """
     if kind == "tasks":
         if env is None:
             raise InputError("whose tasks? m2gym list tasks ENV")
@@ -53,9 +57,10 @@ def list_(
     if json:
         show_json(rows)
         return
-    table = Table(*(rows[0] if rows else ["nothing"]), box=None)
+    columns = [key for key in (rows[0] if rows else ["nothing"]) if key != "metadata"]
+    table = Table(*columns, box=None)
     for row in rows:
-        table.add_row(*map(escape, row.values()))
+        table.add_row(*(escape(row[column]) for column in columns))
     show(table)
 
 
@@ -76,8 +81,9 @@ def about(registry: Registry[Any], key: str) -> str:
     return str(text).strip().split("\n")[0]
 
 
-def task_rows(env: str) -> list[dict[str, str]]:
-    """Every task of an environment with the first line of its instruction."""
+def task_rows(env: str) -> list[dict[str, Any]]:
+    """Every task of an environment: the first line of its instruction, and its metadata (but its
+    hidden files)."""
     from m2gym.envs.catalog import env_entry
 
     taskset = env_entry(env).taskset()
@@ -85,7 +91,9 @@ def task_rows(env: str) -> list[dict[str, str]]:
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         for task_id in taskset.ids(split):
-            first = taskset.task(task_id).instruction.strip().split("\n")[0]
+            task = taskset.task(task_id)
+            first = task.instruction.strip().split("\n")[0]
             text = shorten(first, ABOUT_CHARACTERS, placeholder=" …")
-            rows.append({"id": task_id, "split": split, "about": text})
+            metadata = {key: value for key, value in task.metadata.items() if key != "hidden"}
+            rows.append({"id": task_id, "split": split, "about": text, "metadata": metadata})
     return rows

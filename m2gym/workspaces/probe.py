@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from m2gym.workspaces import bubblewrap, seccomp
 from m2gym.workspaces.helper import compiler, helper
 from m2gym.workspaces.limits import hierarchy
 
-Level = Literal["ok", "slower", "missing"]
-
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of ``m2gym doctor``: ``slower`` has a fallback, ``missing`` has none."""
+    """One line of ``m2gym doctor``: ``missing`` stops the main job, ``limited`` takes something
+    away (what is left instead is in the detail), ``ok`` takes nothing."""
 
     name: str
-    level: Level
-    found: str
+    state: Literal["ok", "limited", "missing"]
+    detail: str
     mend: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def probe() -> list[Finding]:
@@ -32,10 +28,11 @@ def probe() -> list[Finding]:
     able = bubblewrap.ability()
     if not able.works:
         reason, _, command = able.reason.rpartition("; ")
-        return [Finding("bubblewrap", "missing", reason or able.reason, command)]
+        command = command.removeprefix("run: ")
+        return [Finding("local workspace", "missing", reason or able.reason, command)]
     version = ".".join(map(str, bubblewrap.version()))
     return [
-        Finding("bubblewrap", "ok", f"{able.bwrap} {version}"),
+        Finding("local workspace", "ok", f"bubblewrap {version} at {able.bwrap}"),
         _users(able),
         _overlay(able),
         *_limits(),
@@ -46,10 +43,12 @@ def probe() -> list[Finding]:
 
 def _users(able: bubblewrap.Ability) -> Finding:
     if able.users:
-        return Finding("users", "ok", "agent, grader and root are apart in a box")
+        return Finding(
+            "second user for graders", "ok", "graded code cannot touch its verdict's file"
+        )
     return Finding(
-        "users",
-        "slower",
+        "second user for graders",
+        "limited",
         "one user in a box: grading rests on the fresh box alone",
         "run m2gym as root, or use workspace='docker'",
     )
@@ -57,10 +56,10 @@ def _users(able: bubblewrap.Ability) -> Finding:
 
 def _overlay(able: bubblewrap.Ability) -> Finding:
     if able.overlay:
-        return Finding("overlay", "ok", "snapshot and fork cost what a box has changed")
+        return Finding("overlay mounts", "ok", "snapshot and fork cost what a box has changed")
     return Finding(
-        "overlay",
-        "slower",
+        "overlay mounts",
+        "limited",
         "overlay mounts are refused: snapshot and fork copy the whole tree",
         "use Linux 5.11 or newer, or put TMPDIR on a file system that overlay accepts (ext4, xfs)",
     )
@@ -70,28 +69,27 @@ def _limits() -> list[Finding]:
     where = hierarchy()
     if {"memory", "pids"} <= where.has:
         parts = ", ".join(sorted(where.has))
-        findings = [Finding("limits", "ok", f"control groups version {where.version}: {parts}")]
+        findings = [Finding("limits of a box", "ok", f"control groups v{where.version}: {parts}")]
     else:
         mend = (
             "mount the memory and pids controllers"
             if os.getuid() == 0
-            else "run: systemd-run --user --scope -p Delegate=yes m2gym …"
+            else "systemd-run --user --scope -p Delegate=yes m2gym …"
         )
         text = "no control groups: memory is bounded per process, processes per box"
-        findings = [Finding("limits", "slower", text, mend)]
+        findings = [Finding("limits of a box", "limited", text, mend)]
     if "cpu" not in where.has:
-        findings.append(
-            Finding("limits.cpu", "slower", "shares of processors (cpus) cannot be set", "")
-        )
+        text = "shares of processors (cpus) cannot be set"
+        findings.append(Finding("limit of processors", "limited", text))
     text = "the sum of a box's files is looked at twice a second"
-    return [*findings, Finding("limits.disk", "ok", text)]
+    return [*findings, Finding("limit of disk", "ok", text)]
 
 
 def _seccomp() -> Finding:
     machine = platform.machine()
     if seccomp.program() is not None:
-        return Finding("seccomp", "ok", f"filter for {machine}")
-    return Finding("seccomp", "slower", f"no filter for {machine}", "use x86_64 or aarch64")
+        return Finding("system calls", "ok", f"seccomp filter for {machine}")
+    return Finding("system calls", "limited", f"no filter for {machine}", "use x86_64 or aarch64")
 
 
 def _helper() -> Finding:
@@ -100,5 +98,5 @@ def _helper() -> Finding:
         return Finding("supervisor", "ok", kind.host[0])
     have = "the compiler failed" if compiler() else "no C compiler"
     return Finding(
-        "supervisor", "slower", f"{have}: Python's is used, 7 MB a box", "apt-get install -y gcc"
+        "supervisor", "limited", f"{have}: Python's is used, 7 MB a box", "apt-get install -y gcc"
     )

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from m2gym import __version__ as m2gym_version
 from tests.rollout.tiny import install
 
 
@@ -58,15 +59,21 @@ def test_list(m2gym):
     envs = json.loads(m2gym("list", "envs", "--json").stdout)
     assert {"id": "tiny", "about": "say the answer"} in envs
     tasks = json.loads(m2gym("list", "tasks", "tiny", "--json").stdout)
-    assert {"id": "t2", "split": "test", "about": "Write 2 to answer.txt"} in tasks
+    [row] = [row for row in tasks if (row["id"], row["split"]) == ("t2", "test")]
+    assert row["about"] == "Write 2 to answer.txt"
+    assert isinstance(row["metadata"], dict)
     scaffolds = {
         row["id"]: row["about"] for row in json.loads(m2gym("list", "scaffolds", "--json").stdout)
     }
     assert {"gold", "noop", "scripted", "random", "human", "slow"} <= set(scaffolds)
     assert "reference" in scaffolds["gold"]
-    assert {"local", "process"} <= {
-        row["id"] for row in json.loads(m2gym("list", "workspaces", "--json").stdout)
+    boxes = {
+        row["id"]: row["about"] for row in json.loads(m2gym("list", "workspaces", "--json").stdout)
     }
+    assert "sandbox" in boxes["local"]
+    assert "No sandbox" in boxes["process"]
+    assert "docstring" not in m2gym("list", "workspaces").stdout
+    assert "swe-repo" in m2gym("list", "tasksets").stdout
     for kind in ("rewards", "backends"):
         json.loads(m2gym("list", kind, "--json").stdout)
     assert {"kind": "envs", "id": "tiny"} in json.loads(m2gym("list", "--json").stdout)
@@ -107,6 +114,23 @@ def test_eval_errors_are_one_line(m2gym):
     assert "'nowhere'" in m2gym("eval", "tiny", "-a", "gold", "-t", "nowhere", code=1).stderr
     assert "Traceback" in m2gym("eval", "tinyy", "-a", "gold", "--debug", code=1).stderr
     assert m2gym("eval", "tiny", "--agnt", "gold", code=2).stdout == ""
+
+
+def test_resume_refuses_what_would_change_the_run(m2gym):
+    m2gym("eval", "tiny", "-a", "noop", "-n", "1", "--out", "r-run")
+    for extra in (["-k", "2"], ["--split", "train"], ["-t", "t1"], ["--seed", "3"], ["-n", "2"]):
+        text = one_line(m2gym("eval", "--resume", "--out", "r-run", *extra, code=1))
+        assert "leave out" in text
+    done = json.loads(m2gym("eval", "--resume", "--out", "r-run", "-j", "1", "--json").stdout)
+    assert done["episodes"] == 1
+    only = one_line(m2gym("eval", "tiny", "--resume", "--out", "r-run", code=1))
+    assert "--agent" in only
+    other = one_line(m2gym("eval", "tiny", "-a", "gold", "--resume", "--out", "r-run", code=1))
+    assert "agent" in other
+
+
+def test_version(m2gym):
+    assert m2gym("--version").stdout == f"m2gym {m2gym_version}\n"
 
 
 def test_eval_that_grades_nothing_fails_with_the_cause(m2gym):
