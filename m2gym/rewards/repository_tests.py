@@ -7,7 +7,7 @@ from m2gym.core.errors import InputError
 from m2gym.core.verdict import Score
 from m2gym.rewards.functions import reward
 from m2gym.rewards.grading import Grading
-from m2gym.rewards.pytest_runner import TestRun, run_tests
+from m2gym.rewards.pytest_runner import run_tests
 
 
 @reward("tests-pass")
@@ -26,17 +26,10 @@ async def tests_pass(
     Ids are pytest's, compared exactly. ``timeout`` bounds one test in seconds. See the room's
     README for the other parameters.
     """
-    ids = _ids(fail_to_pass, pass_to_pass)
-    run = await run_tests(
-        grading,
-        ids,
-        command=command or (),
-        test_files=test_files,
-        timeout=timeout,
-        python=python,
-        decoys=decoys,
+    fraction = await tests_fraction(
+        grading, fail_to_pass, pass_to_pass, command, test_files, timeout, python, decoys
     )
-    return _score(run, fail_to_pass, pass_to_pass, fraction=False)
+    return fraction.model_copy(update={"value": float(fraction.value == 1.0)})
 
 
 @reward("tests-fraction")
@@ -52,9 +45,11 @@ async def tests_fraction(
 ) -> Score:
     """The passed part of ``fail_to_pass``, or 0 when a ``pass_to_pass`` is broken.
 
-    Without ``fail_to_pass`` it is 1 or 0, as `tests_pass`.
+    Without ``fail_to_pass`` it is 1 or 0. The parameters are those of `tests_pass`.
     """
-    ids = _ids(fail_to_pass, pass_to_pass)
+    ids = list(dict.fromkeys([*fail_to_pass, *pass_to_pass]))
+    if not ids:
+        raise InputError("fail_to_pass and pass_to_pass are both empty: there is nothing to run")
     run = await run_tests(
         grading,
         ids,
@@ -64,27 +59,15 @@ async def tests_fraction(
         python=python,
         decoys=decoys,
     )
-    return _score(run, fail_to_pass, pass_to_pass, fraction=True)
-
-
-def _ids(fail_to_pass: list[str], pass_to_pass: list[str]) -> list[str]:
-    ids = list(dict.fromkeys([*fail_to_pass, *pass_to_pass]))
-    if not ids:
-        raise InputError("fail_to_pass and pass_to_pass are both empty: there is nothing to run")
-    return ids
-
-
-def _score(run: TestRun, fail: list[str], keep: list[str], *, fraction: bool) -> Score:
-    fixed = sum(run.passed(test) for test in fail)
-    kept = sum(run.kept(test) for test in keep)
+    fixed = sum(run.passed(test) for test in fail_to_pass)
+    kept = sum(run.kept(test) for test in pass_to_pass)
     evidence = {
-        "fail_to_pass": [fixed, len(fail)],
-        "pass_to_pass": [kept, len(keep)],
+        "fail_to_pass": [fixed, len(fail_to_pass)],
+        "pass_to_pass": [kept, len(pass_to_pass)],
         **run.evidence,
     }
     if run.forged:
         return Score(value=0.0, evidence=evidence, forged=True)
-    value = fixed / len(fail) if fail else 1.0
-    if kept < len(keep) or run.rejected or (not fraction and value < 1.0):
-        value = 0.0
-    return Score(value=value, evidence=evidence)
+    if kept < len(pass_to_pass) or run.rejected:
+        return Score(value=0.0, evidence=evidence)
+    return Score(value=fixed / len(fail_to_pass) if fail_to_pass else 1.0, evidence=evidence)

@@ -69,7 +69,7 @@ class LocalSnapshot:
 
 
 class LocalWorkspace(SupervisedWorkspace):
-    """A box on this machine; see the module's docstring."""
+    """A bubblewrap sandbox on this machine: its own files, processes, users and no network."""
 
     kind = "local"
 
@@ -80,8 +80,6 @@ class LocalWorkspace(SupervisedWorkspace):
         self._files: Files | None = None
         self._group: Group | None = None
         self._launched: bubblewrap.Launched | None = None
-        self._starting: asyncio.Task[None] | None = None
-        self._started = self._stopped = False
         self._pid = -1
         self._oom = 0
         self._state = State.get()
@@ -113,24 +111,6 @@ class LocalWorkspace(SupervisedWorkspace):
 
     def scratch(self) -> Path:
         return self.folder
-
-    async def start(self) -> None:
-        """Make the files and bring the box up."""
-        await self.ensure_started()
-
-    async def ensure_started(self) -> None:
-        if self._started:
-            return
-        if self._stopped:
-            raise WorkspaceLostError("this workspace was stopped; make a new one")
-        if self._starting is None:
-            self._starting = asyncio.get_running_loop().create_task(self._start())
-        starting = self._starting
-        try:
-            await asyncio.shield(starting)
-        finally:
-            if starting.done():
-                self._starting = None
 
     async def _start(self) -> None:
         try:
@@ -254,16 +234,6 @@ class LocalWorkspace(SupervisedWorkspace):
         """Processor time of the whole box, seconds; 0 where no control group counts it."""
         group = self._group
         return 0.0 if group is None else group.cpu_seconds()
-
-    @property
-    def running(self) -> bool:
-        return self._started and not self._stopped
-
-    def kill_for(self, reason: str) -> None:
-        """Kill every process from any thread, and say why in the next result."""
-        self._note = f"m2gym: {reason}\n".encode()
-        with contextlib.suppress(InfraError, OSError):
-            self.channel.kill_everything_later()
 
     def host_pids(self) -> list[int]:
         """The host's ids of our own processes of a running box."""

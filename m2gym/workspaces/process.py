@@ -15,7 +15,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
+from m2gym.core.errors import CapabilityError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import User, Workspace
 from m2gym.workspaces.channel import Channel
@@ -41,7 +41,7 @@ class ProcessSnapshot:
 
 
 class ProcessWorkspace(SupervisedWorkspace):
-    """Commands on the host under our supervisor; see the module's docstring."""
+    """No sandbox: commands run on the host itself, in a temporary folder; only when asked for."""
 
     kind = "process"
 
@@ -57,8 +57,6 @@ class ProcessWorkspace(SupervisedWorkspace):
         self.inner_workdir = str(self.folder / "files" / "work")
         self._from = files
         self._process: subprocess.Popen[bytes] | None = None
-        self._started = self._stopped = False
-        self._starting: asyncio.Task[None] | None = None
 
     def home(self, user: User | None) -> str:
         return str(self.folder / "files" / "home")
@@ -74,23 +72,6 @@ class ProcessWorkspace(SupervisedWorkspace):
         if full == inner or full.startswith(inner + "/"):
             return self.inner_workdir + full[len(inner) :]
         return path
-
-    async def start(self) -> None:
-        await self.ensure_started()
-
-    async def ensure_started(self) -> None:
-        if self._started:
-            return
-        if self._stopped:
-            raise WorkspaceLostError("this workspace was stopped; make a new one")
-        if self._starting is None:
-            self._starting = asyncio.get_running_loop().create_task(self._start())
-        starting = self._starting
-        try:
-            await asyncio.shield(starting)
-        finally:
-            if starting.done():
-                self._starting = None
 
     async def _start(self) -> None:
         files = self.folder / "files"
@@ -144,21 +125,12 @@ class ProcessWorkspace(SupervisedWorkspace):
             return WorkspaceLostError("this workspace was stopped")
         return WorkspaceLostError("the workspace's supervisor ended")
 
-    @property
-    def running(self) -> bool:
-        return self._started and not self._stopped
-
     def cpu_seconds(self) -> float:
         """Not counted without a control group: each process is bounded by itself."""
         return 0.0
 
     def changed(self) -> Path:
         return self.folder / "files"
-
-    def kill_for(self, reason: str) -> None:
-        self._note = f"m2gym: {reason}\n".encode()
-        with contextlib.suppress(InfraError, OSError):
-            self.channel.kill_everything_later()
 
     async def snapshot(self) -> ProcessSnapshot:
         """A full copy of the files."""

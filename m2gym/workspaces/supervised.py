@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
-from m2gym.core.errors import InputError, WorkspaceLostError
+from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Command, ExecResult, User
 from m2gym.workspaces.channel import Channel, Failed
@@ -43,10 +43,42 @@ class SupervisedWorkspace:
         self._note = b""
         self._feeding: set[asyncio.Task[None]] = set()
         self._left: set[Collector] = set()
+        self._starting: asyncio.Task[None] | None = None
+        self._started = self._stopped = False
+
+    async def start(self) -> None:
+        """Make the files and bring the box up."""
+        await self.ensure_started()
 
     async def ensure_started(self) -> None:
-        """Start the box if it is not running yet."""
-        raise WorkspaceLostError("this workspace cannot be started")
+        """Start the box if it is not running yet; those who ask meanwhile wait for the same."""
+        if self._started:
+            return
+        if self._stopped:
+            raise WorkspaceLostError("this workspace was stopped; make a new one")
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._start())
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        finally:
+            if starting.done():
+                self._starting = None
+
+    async def _start(self) -> None:
+        """Bring the box up, or leave nothing of it."""
+        raise WorkspaceLostError(f"the {self.kind} workspace cannot be started")
+
+    @property
+    def running(self) -> bool:
+        """Whether the box is up."""
+        return self._started and not self._stopped
+
+    def kill_for(self, reason: str) -> None:
+        """Kill every process from any thread, and say why in the next result."""
+        self._note = f"m2gym: {reason}\n".encode()
+        with contextlib.suppress(InfraError, OSError):
+            self.channel.kill_everything_later()
 
     def ids(self, user: User | None) -> tuple[int, int]:
         """User and group id inside the box; -1 keeps the supervisor's."""
