@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from m2gym.core.protocols import Episode, Session
 from m2gym.gateway.fault import Fault
@@ -23,6 +24,11 @@ GUESSES = 30
 
 WINDOW = 60.0
 """Seconds over which wrong secrets are counted."""
+
+BRANCHES = 100_000
+"""Open sessions beyond which no more are made by name; the project's choice."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 PEERS = 4096
 """Peers whose wrong secrets are counted at once."""
@@ -60,7 +66,9 @@ class Entry:
     """A session that may be called, and what it is allowed.
 
     Attributes:
-        granted: provider-hosted tools that pass to the model.
+        name: what the session is called, where that is not its id.
+        branch: makes the session of ``SECRET.NAME`` when a client first uses it.
+        granted: provider-hosted tools that a request may rest on.
         models: names that may be asked for; empty: any.
         stop_status: HTTP status that ends the agent when the session has ended; ``None``: chosen
             by the agent's ``User-Agent``.
@@ -70,6 +78,8 @@ class Entry:
     secret: str
     session: Session | None
     episode: Episode | None = None
+    name: str = ""
+    branch: Callable[[str], Session] | None = None
     granted: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()
     stop_status: int | None = None
@@ -108,14 +118,28 @@ class Keyring:
         Raises:
             Fault: ``ended``, for the right secret of a session that was removed.
         """
-        id = _public(secret)
+        base, _, name = secret.partition(".")
+        id = _public(base)
         entry = self._open.get(id)
         known = entry.secret if entry else self._ended.get(id, "")
-        if not known or not hmac.compare_digest(known.encode(), secret.encode("utf-8", "replace")):
+        if not known or not hmac.compare_digest(known.encode(), base.encode("utf-8", "replace")):
             return None
         if entry is None:
             raise Fault("ended", "this session has ended; it takes no more calls")
-        return entry
+        return self._branch(entry, name) if name else entry
+
+    def _branch(self, entry: Entry, name: str) -> Entry | None:
+        key = f"{entry.id}.{name}"
+        if key in self._open or entry.branch is None:
+            return self._open.get(key)
+        if len(self._open) >= BRANCHES or not _NAME.fullmatch(name):
+            raise Fault(
+                "invalid", f"no session {name[:80]!r}: a name is up to 64 of A-Z a-z 0-9 _ -"
+            )
+        child = replace(entry, session=entry.branch(name), name=name, branch=None, turns=Turns())
+        child.calls = child.refused = child.running = 0
+        self._open[key] = child
+        return child
 
     def end(self, secret: str) -> Entry | None:
         """Take a session's secret back; later calls with it are told that it ended."""

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from m2gym.core.errors import InputError, M2GymError
-from m2gym.gateway.fault import Fault
+from m2gym.core.errors import InputError, M2GymError, ModelError, SessionEndedError
+from m2gym.gateway.fault import Fault, Kind
+
+CAUSES: dict[str, Kind] = {
+    "rate_limit": "rate_limit",
+    "timeout": "timeout",
+    "auth": "unauthenticated",
+    "refused": "invalid",
+}
+"""What a model's failure is to the client; other causes are ``internal``.
+
+A provider that refuses *our* key is told as 401 too: trying again would not mend it.
+"""
+
+OVERLOADED = (503, 529)
 
 
 def fault_of(error: BaseException | None) -> Fault:
@@ -14,6 +27,13 @@ def fault_of(error: BaseException | None) -> Fault:
     """
     if isinstance(error, Fault):
         return error
+    if isinstance(error, SessionEndedError):
+        return Fault("ended", str(error))
+    if isinstance(error, ModelError):
+        kind = CAUSES.get(error.cause, "internal")
+        if error.status in OVERLOADED:
+            kind = "overloaded"
+        return Fault(kind, str(error), retry_after=error.retry_after)
     if isinstance(error, InputError):
         return Fault("invalid", str(error))
     if isinstance(error, TimeoutError):

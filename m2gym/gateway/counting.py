@@ -14,7 +14,7 @@ BYTES_A_TOKEN = 4
 
 async def count_tokens(session: Session, call: Call) -> int:
     """The prompt's tokens: the model's own count where it has one, else an estimate by size."""
-    counter = getattr(session, "count_tokens", None)
+    counter = getattr(getattr(session, "model", session), "count_tokens", None)
     if counter is not None:
         counted = counter(call.request)
         return int(await counted if inspect.isawaitable(counted) else counted)

@@ -22,7 +22,8 @@ def models_list(dialect: ModuleType, entry: Entry, name: str) -> web.Response:
     Raises:
         Fault: there is none of that name.
     """
-    names = entry.models or (getattr(entry.session, "model_name", None) or "m2gym",)
+    served = getattr(getattr(entry.session, "model", None), "name", None)
+    names = entry.models or (str(served or "m2gym"),)
     if name:
         if entry.models and name not in names:
             raise Fault("not_found", f"no model {name!r} here; known: {', '.join(names)}")

@@ -97,6 +97,7 @@ class Gateway:
         granted: Iterable[str] = (),
         models: Iterable[str] = (),
         stop_status: int | None = None,
+        branch: Callable[[str], Session] | None = None,
     ) -> Access:
         """Open a session to clients.
 
@@ -107,12 +108,14 @@ class Gateway:
             models: names that may be asked for; empty: any.
             stop_status: HTTP status that ends the agent once the session has ended; by default
                 chosen from its ``User-Agent``.
+            branch: makes a session of its own for each ``SECRET.NAME`` that a client uses as its
+                secret, when it first does.
         """
         if not self.base_url:
             raise InputError("start the gateway before sessions are added: await gateway.start()")
         entry = self._keys.new(session, episode)
         entry.granted, entry.models = frozenset(granted), tuple(models)
-        entry.stop_status = stop_status
+        entry.stop_status, entry.branch = stop_status, branch
         return Access(entry.secret, self.base_url)
 
     def remove(self, secret: str) -> None:

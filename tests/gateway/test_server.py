@@ -383,3 +383,29 @@ async def test_whoever_watches_hears_of_every_request(http):
         ("messages", 200, (3, 4)),
         ("messages", 400, (0, 0)),
     ]
+
+
+async def test_a_name_behind_the_secret_is_a_session_of_its_own(gateway, http):
+    made = {}
+
+    def branch(name):
+        made[name] = Talk([Say(f"I am {name}")])
+        return made[name]
+
+    main = Talk([Say("I am main")])
+    opened = gateway.add(main, branch=branch)
+    for name in ("", "a", "b", "a"):
+        key = f"{opened.secret}.{name}" if name else opened.secret
+        headers = {"Authorization": f"Bearer {key}"}
+        async with http.post(
+            gateway.base_url + "/v1/chat/completions", json=CHAT, headers=headers
+        ) as got:
+            said = (await got.json())["choices"][0]["message"]["content"]
+            assert said == f"I am {name or 'main'}"
+    assert {name: len(talk.requests) for name, talk in made.items()} == {"a": 2, "b": 1}
+    for bad, status in ((f"{opened.secret}.a/b", 404), (f"{opened.secret}x.a", 401)):
+        async with http.post(f"{gateway.base_url}/s/{bad}/v1/messages", json={}) as got:
+            assert got.status == status
+    plain = gateway.add(Talk([Say("x")]))
+    async with http.post(f"{plain.url}.a/v1/messages", json={}) as got:
+        assert got.status == 401
