@@ -26,8 +26,8 @@ from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 from m2gym.kernels.tuning import row_tile
 
 _KERNEL = "experts"
-# Narrowest slice of hidden columns that the backward permutes at a time: a tile's.
-_SLICE = 256
+# Hidden columns that the backward permutes at a time: two tiles.
+_SLICE = 512
 
 
 def _check(
@@ -103,7 +103,7 @@ def _d_gate_up(
     beside the gradients would be the peak of the backward's memory."""
     out = torch.empty_like(gate_up)
     width = hidden.shape[1]
-    step = width // 4 if width % (4 * _SLICE) == 0 else width
+    step = _SLICE if width % _SLICE == 0 else width
     for column in range(0, width, step):
         part = permute(hidden[:, column : column + step], plan)
         sum_rows("d_gate_up", d_kept, part, plan, out=out, column=column)

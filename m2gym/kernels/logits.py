@@ -24,6 +24,8 @@ from m2gym.kernels.support import KernelRefusal, descriptor, precision, programs
 from m2gym.kernels.tuning import logits_tiles
 
 GIVEN, CISPO, PPO = 0, 1, 2
+# Logits a program of the gradient takes, and its warps: measured on an H100.
+_GRADIENT_BLOCK, _GRADIENT_WARPS = 4096, 4
 
 
 @triton.jit
@@ -70,23 +72,29 @@ def _finish_kernel(
     stats, picked, targets, advantages, old, scales, logprobs, entropies, losses, norms, slopes,
     entropy_slopes, given, given_entropy, rows, tiles, inverse_temperature, low, high,
     entropy_coefficient, ignore,
-    OBJECTIVE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    OBJECTIVE: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = row < rows
+    line = tl.arange(0, LINES)[:, None]
     top = tl.full([BLOCK], float("-inf"), tl.float32)
-    for n in range(0, tiles):
-        top = tl.maximum(top, tl.load(stats + n * rows + row, mask=mask, other=0.0))
+    for n in range(0, tiles, LINES):
+        here = (n + line < tiles) & mask[None, :]
+        tops = tl.load(stats + (n + line) * rows + row[None, :], mask=here, other=float("-inf"))
+        top = tl.maximum(top, tl.max(tops, 0))
+    top = tl.where(mask, top, 0.0)
     total = tl.zeros([BLOCK], tl.float32)
     mean = tl.zeros([BLOCK], tl.float32)
-    for n in range(0, tiles):
-        at = stats + n * rows + row
-        distance = tl.load(at, mask=mask, other=0.0) - top
+    for n in range(0, tiles, LINES):
+        here = (n + line < tiles) & mask[None, :]
+        at = stats + (n + line) * rows + row[None, :]
+        distance = tl.load(at, mask=here, other=float("-inf")) - top[None, :]
         share = tl.exp(distance)
-        part = tl.load(at + tiles * rows, mask=mask, other=1.0)
-        total += share * part
-        inner = tl.load(at + 2 * tiles * rows, mask=mask, other=0.0) + distance * part
-        mean += tl.where(share > 0.0, share * inner, 0.0)
+        part = tl.load(at + tiles * rows, mask=here, other=0.0)
+        total += tl.sum(share * part, 0)
+        inner = tl.load(at + 2 * tiles * rows, mask=here, other=0.0) + distance * part
+        mean += tl.sum(tl.where(share > 0.0, share * inner, 0.0), 0)
+    total = tl.where(mask, total, 1.0)
     spread = tl.log(total)
     norm = top + spread
     entropy = spread - mean / total
@@ -228,22 +236,23 @@ def logits_pass(
     mine = {name: tensor[first:last] for name, tensor in outputs.items()}
     norms, slopes, entropy_slopes = torch.empty(3, rows, dtype=torch.float32, device=device)
     low, high, entropy_coefficient = scalars
-    block = 32
+    block = 8
     _finish_kernel[(triton.cdiv(rows, block),)](
         stats, picked, targets, given.get("advantages", norms), given.get("old", norms),
         given.get("scales", norms), mine["logprobs"], mine["entropies"],
         mine.get("losses", norms), norms, slopes, entropy_slopes, given.get("slopes", norms),
         given.get("entropy_slopes", norms), rows, tiles, inverse, low, high, entropy_coefficient,
-        head.ignore, OBJECTIVE=objective, GRADIENT=buffer is not None, BLOCK=block, num_warps=1,
+        head.ignore, OBJECTIVE=objective, GRADIENT=buffer is not None, BLOCK=block,
+        LINES=128, num_warps=4,
     )  # fmt: skip
     if buffer is None or kept is None:
         return None
     gradient = buffer[:rows]
-    together = max(1, 2048 // cut.cols)
+    together = max(1, _GRADIENT_BLOCK // cut.cols)
     _gradient_kernel[(rows, triton.cdiv(tiles, together))](
         kept, gradient, stats, targets, mine["entropies"], norms, slopes, entropy_slopes, rows,
         vocabulary, gradient.stride(0),
         HAS_ENTROPY=objective == GIVEN or entropy_coefficient != 0, TILES=together, BN=cut.cols,
-        num_warps=4,
+        num_warps=_GRADIENT_WARPS,
     )  # fmt: skip
     return gradient[:, :vocabulary]

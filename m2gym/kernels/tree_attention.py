@@ -167,8 +167,8 @@ class _TreeAttention(torch.autograd.Function):
                 continue
             block = min(16, triton.next_power_of_2(heads))
             _merge_kernel[(len(part), triton.cdiv(heads, block))](
-                out, lse, part, part_lse, rows.start, heads, total, D=width, BLOCK=block,
-                num_warps=4,
+                out, lse, part.contiguous(), part_lse.contiguous(), rows.start, heads, total,
+                D=width, BLOCK=block, num_warps=4,
             )  # fmt: skip
         if cut.tables is not None:
             shape = tree_kernel.shapes(q.device).forward
@@ -186,7 +186,8 @@ class _TreeAttention(torch.autograd.Function):
         d_q = torch.zeros_like(q) if mixed else torch.empty_like(q)
         # Several parts add to a key row: their sum is kept in fp32 unless there is one.
         kind = torch.float32 if cut.calls else k.dtype
-        d_k, d_v = (torch.zeros_like(x, dtype=kind) for x in (k, v))
+        make = torch.zeros_like if cut.calls else torch.empty_like
+        d_k, d_v = (make(x, dtype=kind) for x in (k, v))
         for rectangle, copies in cut.calls:
             rows, keys = _slices(rectangle, copies)
             grads = _library_backward(

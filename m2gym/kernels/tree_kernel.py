@@ -27,12 +27,20 @@ _LOG2E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows and keys of a tile, warps and stages of a kernel."""
+    """Rows and keys of a tile, warps and stages of a kernel.
+
+    ``narrow``: keys of a tile at the end of a run, in the forward; 0: as the others.
+    """
 
     rows: int
     keys: int
     warps: int
     stages: int
+    narrow: int = 0
+
+    @property
+    def short(self) -> int:
+        return self.narrow or self.keys
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,23 @@ class Shapes:
     def cuts(self, group: int) -> Cuts:
         """In tokens, for ``group`` query heads to a key head."""
         return Cuts(
-            (self.forward.rows // pack(self.forward.rows, group), self.forward.keys),
-            (self.d_query.rows // pack(self.d_query.rows, group), self.d_query.keys),
-            (self.d_key.rows, self.d_key.keys),
+            (
+                self.forward.rows // pack(self.forward.rows, group),
+                self.forward.keys,
+                self.forward.short,
+            ),
+            (
+                self.d_query.rows // pack(self.d_query.rows, group),
+                self.d_query.keys,
+                self.d_query.keys,
+            ),
+            self.d_key.keys,
         )
 
 
 # Measured on an H100; see docs/kernels.md.
-HOPPER = Shapes(Shape(128, 128, 8, 2), Shape(128, 64, 8, 3), Shape(64, 128, 8, 3))
-_INTERPRETED = Shapes(Shape(16, 16, 4, 1), Shape(16, 16, 4, 1), Shape(16, 16, 4, 1))
+HOPPER = Shapes(Shape(128, 128, 8, 2, 64), Shape(64, 64, 4, 2), Shape(64, 64, 4, 2))
+_INTERPRETED = Shapes(Shape(16, 32, 4, 1, 16), Shape(16, 16, 4, 1), Shape(16, 16, 4, 1))
 
 
 def shapes(device: torch.device) -> Shapes:
@@ -85,11 +101,11 @@ def _dot(a, b, acc, PRECISION: tl.constexpr):
 def _softmax_step(q, k, v, keys, limit, top, total, acc, scale, MASKED: tl.constexpr,
                   PRECISION: tl.constexpr):  # fmt: skip
     zero = tl.zeros([q.shape[0], k.shape[0]], tl.float32)
-    s = _dot(q, k.T, zero, PRECISION) * scale
+    s = _dot(q, k.T, zero, PRECISION)
     if MASKED:
         s = tl.where(keys[None, :] < limit[:, None], s, float("-inf"))
-    new = tl.maximum(top, tl.max(s, 1))
-    p = tl.exp2(s - new[:, None])
+    new = tl.maximum(top, tl.max(s, 1) * scale)
+    p = tl.exp2(s * scale - new[:, None])
     shrink = tl.exp2(top - new)
     total = total * shrink + tl.sum(p, 1)
     acc = _dot(p.to(v.dtype), v, acc * shrink[:, None], PRECISION)
@@ -98,9 +114,9 @@ def _softmax_step(q, k, v, keys, limit, top, total, acc, scale, MASKED: tl.const
 
 @triton.jit
 def _forward_kernel(
-    q, k, v, out, lse, items, blocks, tails, rows_total, scale,
+    q, k, v, k_short, v_short, out, lse, items, blocks, tails, rows_total, scale,
     N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
+    BN: tl.constexpr, BS: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     PACKS: tl.constexpr = N // PACK
     TOKENS: tl.constexpr = BM // PACK
@@ -141,29 +157,18 @@ def _forward_kernel(
             top, total, acc, scale, False, PRECISION,
         )  # fmt: skip
     rest = own + own_wholes * BN
-    for b in range(0, shorts + (tl.maximum(last - rest, 0) + BN - 1) // BN):
+    short = tl.arange(0, BS)
+    for b in range(0, shorts + (tl.maximum(last - rest, 0) + BS - 1) // BS):
         listed = tl.load(tails + 2 * (tail + b), mask=b < shorts, other=0)
         end = tl.load(tails + 2 * (tail + b) + 1, mask=b < shorts, other=0)
-        start = tl.where(b < shorts, listed, rest + (b - shorts) * BN)
+        start = tl.where(b < shorts, listed, rest + (b - shorts) * BS)
         limit = tl.where(b < shorts, end, token + 1)
         top, total, acc = _softmax_step(
-            query, k.load([start, column]), v.load([start, column]), start + span, limit,
-            top, total, acc, scale, True, PRECISION,
+            query, k_short.load([start, column]), v_short.load([start, column]), start + short,
+            limit, top, total, acc, scale, True, PRECISION,
         )  # fmt: skip
     tl.store(out + base + at, (acc / total[:, None]).to(out.dtype.element_ty), mask=live[:, None])
     tl.store(lse + where, (top + tl.log2(total)) * 0.6931471805599453, mask=live)
-
-
-@triton.jit
-def _delta_kernel(out, d_out, delta, rows_total, N: tl.constexpr, D: tl.constexpr,
-                  BLOCK: tl.constexpr):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    head = tl.arange(0, BLOCK)
-    at = row * N * D + head[:, None] * D + tl.arange(0, D)[None, :]
-    mask = (head < N)[:, None] & (tl.arange(0, D) < D)[None, :]
-    o = tl.load(out + at, mask=mask, other=0.0).to(tl.float32)
-    d = tl.load(d_out + at, mask=mask, other=0.0).to(tl.float32)
-    tl.store(delta + head.to(tl.int64) * rows_total + row, tl.sum(o * d, 1), mask=head < N)
 
 
 @triton.jit
@@ -179,7 +184,7 @@ def _d_query_step(q, d, k, v, keys, limit, lse, delta, acc, scale, MASKED: tl.co
 
 @triton.jit
 def _d_query_kernel(
-    q, k, v, d_out, lse, delta, d_q, items, blocks, tails, rows_total, scale, natural_scale,
+    q, k, v, out, d_out, lse, delta, d_q, items, blocks, tails, rows_total, scale, natural_scale,
     N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -205,7 +210,9 @@ def _d_query_kernel(
     query = tl.load(q + base + at, mask=live[:, None], other=0.0)
     d = tl.load(d_out + base + at, mask=live[:, None], other=0.0)
     norm = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
-    inner = tl.load(delta + where, mask=live, other=0.0)
+    mixed = tl.load(out + base + at, mask=live[:, None], other=0.0).to(tl.float32)
+    inner = tl.sum(mixed * d.to(tl.float32), 1)
+    tl.store(delta + where, inner, mask=live)
     acc = tl.zeros([BM, D], tl.float32)
     span = tl.arange(0, BN)
 
@@ -247,6 +254,8 @@ def _d_key_kernel(
     last = tl.load(item + 1)
     key = first + tl.arange(0, BN)
     until = tl.load(reach + key, mask=key < last, other=0)
+    # Along a path the last key's subtree ends first.
+    whole = tl.load(reach + last - 1)
     k_tile = k.load([first, head * D])
     v_tile = v.load([first, head * D])
     acc_k = tl.zeros([BN, D], tl.float32)
@@ -267,8 +276,9 @@ def _d_key_kernel(
             inner = tl.load(delta + mine * rows_total + token, mask=token < end, other=0.0)
             logs = _dot(k_tile, query.T, zero, PRECISION) * scale
             p = tl.exp2(logs - norm[None, :] * 1.4426950408889634)
-            sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
-            p = tl.where(sees, p, 0.0)
+            if (start < last - 1) | (start + BM > whole):
+                sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
+                p = tl.where(sees, p, 0.0)
             acc_v = _dot(p.to(d.dtype), d, acc_v, PRECISION)
             ds = p * (_dot(v_tile, d.T, zero, PRECISION) - inner[None, :])
             acc_k = _dot(ds.to(query.dtype), query, acc_k, PRECISION)
@@ -295,10 +305,11 @@ def forward(
     total, heads, width = q_T_N_D.shape
     packed = pack(shape.rows, heads // k_T_M_D.shape[1])
     _forward_kernel[(len(tables.forward) * (heads // packed),)](
-        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), out_T_N_D, lse_N_T,
+        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys),
+        _flat(k_T_M_D, shape.short), _flat(v_T_M_D, shape.short), out_T_N_D, lse_N_T,
         tables.forward, tables.blocks_forward, tables.tails_forward, total, scale * _LOG2E,
         N=heads, M=k_T_M_D.shape[1], D=width, PACK=packed, BM=shape.rows, BN=shape.keys,
-        PRIOR=prior, PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps,
+        BS=shape.short, PRIOR=prior, PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps,
         num_stages=shape.stages,
     )  # fmt: skip
 
@@ -312,9 +323,14 @@ def backward(
     total, heads, width = q_T_N_D.shape
     groups = k_T_M_D.shape[1]
     delta = torch.empty_like(lse_N_T)
-    _delta_kernel[(total,)](
-        out_T_N_D, d_T_N_D, delta, total, N=heads, D=width, BLOCK=triton.next_power_of_2(heads),
-        num_warps=8,
+    shape = shapes.d_query
+    packed = pack(shape.rows, heads // groups)
+    _d_query_kernel[(len(tables.d_query) * (heads // packed),)](
+        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), out_T_N_D, d_T_N_D,
+        lse_N_T, delta, d_q, tables.d_query, tables.blocks_d_query, tables.tails_d_query, total,
+        scale * _LOG2E, scale, N=heads, M=groups, D=width, PACK=packed, BM=shape.rows,
+        BN=shape.keys, PRIOR=prior,
+        PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     shape = shapes.d_key
     _d_key_kernel[(len(tables.d_key) * groups,)](
@@ -322,13 +338,5 @@ def backward(
         _flat(d_T_N_D, shape.rows), lse_N_T, delta, d_k, d_v, tables.d_key, tables.segments,
         tables.reach, total, scale * _LOG2E, scale,
         N=heads, M=groups, D=width, BM=shape.rows, BN=shape.keys, PRIOR=prior,
-        PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps, num_stages=shape.stages,
-    )  # fmt: skip
-    shape = shapes.d_query
-    packed = pack(shape.rows, heads // groups)
-    _d_query_kernel[(len(tables.d_query) * (heads // packed),)](
-        q_T_N_D, _flat(k_T_M_D, shape.keys), _flat(v_T_M_D, shape.keys), d_T_N_D, lse_N_T, delta,
-        d_q, tables.d_query, tables.blocks_d_query, tables.tails_d_query, total, scale * _LOG2E,
-        scale, N=heads, M=groups, D=width, PACK=packed, BM=shape.rows, BN=shape.keys, PRIOR=prior,
         PRECISION=precision(q_T_N_D.dtype), num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip

@@ -120,11 +120,12 @@ def _after(parents: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Tile sizes of the three kernels, in query tokens and key rows."""
+    """Tile sizes of the three kernels: query tokens, key rows, key rows at the end of a run; of
+    ``d_key`` the key rows."""
 
-    forward: tuple[int, int]
-    d_query: tuple[int, int]
-    d_key: tuple[int, int]
+    forward: tuple[int, int, int]
+    d_query: tuple[int, int, int]
+    d_key: int
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,12 @@ class TreePlan:
 
 
 def _query_tables(
-    squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], tokens: int, keys: int
+    squares: list[Rectangle],
+    dense: list[Rectangle],
+    mine: set[Rectangle],
+    tokens: int,
+    keys: int,
+    short: int,
 ) -> tuple[list[list[int]], list[int], list[list[int]]]:
     items: list[tuple[int, list[int]]] = []
     blocks: list[int] = []
@@ -177,8 +183,8 @@ def _query_tables(
         for r in open_:
             whole = (r.key_last - r.key_first) // keys * keys
             blocks += range(r.key_first, r.key_first + whole, keys)
-            if r.key_first + whole < r.key_last:
-                tails.append([r.key_first + whole, r.key_last])
+            for start in range(r.key_first + whole, r.key_last, short):
+                tails.append([start, min(start + short, r.key_last)])
         above = len(blocks) - first_block + len(tails) - first_tail
         own = path in mine
         if not own and not above:
@@ -240,7 +246,7 @@ def _tables(
     d_query = forward
     if cuts.d_query != cuts.forward:
         d_query = _query_tables(squares, dense, mine, *cuts.d_query)
-    d_key = _key_tables(squares, dense, mine, cuts.d_key[1])
+    d_key = _key_tables(squares, dense, mine, cuts.d_key)
     return Tables(
         move(forward[0], 7), move(forward[1]), move(forward[2], 2),
         move(d_query[0], 7), move(d_query[1]), move(d_query[2], 2),
