@@ -132,9 +132,12 @@ def call_ids(message: Mapping[str, Any]) -> list[str]:
 
 
 def call_key(call: Mapping[str, Any]) -> tuple[str, str]:
-    """What a call does: its name and its arguments without regard to spaces and key order."""
+    """What a call does: its name and its arguments without regard to spaces and key order.
+
+    A free-form call equals the function call with ``{"input": …}`` that models without them make.
+    """
     if call["type"] == "custom":
-        return call["custom"]["name"], call["custom"]["input"]
+        return call["custom"]["name"], json.dumps({"input": call["custom"]["input"]})
     arguments = call["function"]["arguments"]
     try:
         arguments = json.dumps(json.loads(arguments), sort_keys=True)
