@@ -66,7 +66,8 @@ class ChatClient(Client):
     def body(self):
         system = [{"role": "system", "content": self.system}]
         tools = [{"type": "function", "function": {"name": n, "parameters": TOOL}} for n in NAMES]
-        return {"model": "m", "messages": system + self.history, "tools": tools}
+        messages = system + self.history
+        return {"model": "m", "messages": messages, "tools": tools, "max_completion_tokens": 99}
 
     def say(self, text):
         self.history.append({"role": "user", "content": text})
@@ -106,7 +107,7 @@ class ResponsesClient(Client):
         tools = [{"type": "function", "name": n, "parameters": TOOL} for n in NAMES]
         return {
             "model": "m", "instructions": self.system, "input": self.history, "tools": tools,
-            "store": False,
+            "store": False, "max_output_tokens": 99,
         }  # fmt: skip
 
     def say(self, text):
@@ -184,6 +185,7 @@ class GeminiClient(Client):
             "systemInstruction": {"parts": [{"text": self.system}]},
             "contents": self.history,
             "tools": [{"functionDeclarations": declared}],
+            "generationConfig": {"maxOutputTokens": 99},
         }
 
     def say(self, text):
