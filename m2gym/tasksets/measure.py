@@ -6,6 +6,7 @@ it, each time in a fresh box. A test whose outcome changes between equal runs is
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import tarfile
@@ -110,33 +111,47 @@ async def measure(
     make_box: MakeBox,
     *,
     runs: int = RUNS,
-    green: Sequence[str] | None = None,
+    check: Callable[[Measured], None] | None = None,
 ) -> Measured:
-    """Fail-to-pass and pass-to-pass, from ``runs`` runs of each side.
+    """Fail-to-pass and pass-to-pass, from ``runs`` runs of each side, two boxes at once.
 
-    ``green`` spares the runs with the fix where they have been measured before.
+    ``check`` sees what the first run of each side shows, and may raise to spare the others.
+
+    Raises:
+        InfraError: a box failed.
+        VerifierError: pytest gave no outcomes at all.
     """
-    flaky: set[str] = set()
-    seconds: list[float] = []
-    if green is None:
-        good = [await _run(prepared, tests, command, make_box, True) for _ in range(runs)]
-        seconds += [run.seconds for run in good]
-        flaky |= _unstable(good)
-        green = [test for test, outcome in good[0].tests.items() if outcome == "passed"]
-        green = [test for test in green if test not in flaky]
-    bad = [await _run(prepared, tests, command, make_box, False) for _ in range(runs)]
-    seconds += [run.seconds for run in bad]
+    good: list[Outcomes] = []
+    bad: list[Outcomes] = []
+    for number in range(runs):
+        one, other = await asyncio.gather(
+            run_once(prepared, tests, command, make_box, fixed=True),
+            run_once(prepared, tests, command, make_box, fixed=False),
+        )
+        good.append(one)
+        bad.append(other)
+        if number == 0 and check is not None:
+            check(agreed(good, bad))
+    return agreed(good, bad)
+
+
+def agreed(good: Sequence[Outcomes], bad: Sequence[Outcomes]) -> Measured:
+    """What runs with the fix (``good``) and without it (``bad``) agree on."""
+    flaky = _unstable(good)
+    green = [test for test, outcome in good[0].tests.items() if outcome == "passed"]
+    green = [test for test in green if test not in flaky]
     flaky |= _unstable(bad)
     outcomes = bad[0].tests
     failing = [t for t in green if outcomes.get(t, "missing") in ("failed", "missing")]
     kept = {t for t in green if outcomes.get(t) == "passed"} - flaky
     fail_to_pass = tuple(t for t in failing if t not in flaky)
+    seconds = sorted(run.seconds for run in (*good, *bad))
     return Measured(
         green=tuple(green),
         fail_to_pass=fail_to_pass,
         not_kept=tuple(t for t in green if t not in kept and t not in fail_to_pass),
         flaky=tuple(sorted(flaky)),
-        seconds=round(sorted(seconds)[len(seconds) // 2], 2),
+        seconds=round(seconds[len(seconds) // 2], 2),
         messages=bad[0].messages,
     )
 
@@ -213,16 +228,6 @@ def pack(folder: Path) -> bytes:
                 info.size, info.mode = path.stat().st_size, path.stat().st_mode & 0o777
                 tar.addfile(info, io.BytesIO(path.read_bytes()))
     return buffer.getvalue()
-
-
-async def _run(
-    prepared: PreparedTask,
-    tests: Sequence[str],
-    command: Sequence[str],
-    make_box: MakeBox,
-    fixed: bool,
-) -> Outcomes:
-    return await run_once(prepared, tests, command, make_box, fixed=fixed)
 
 
 def _unstable(runs: Sequence[Outcomes]) -> set[str]:

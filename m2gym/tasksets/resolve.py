@@ -69,7 +69,11 @@ def needed(root: Path, where: Layout, project: str) -> list[str]:
 
 
 def resolve(
-    requirements: Iterable[str], cache: Cache, *, portable: bool = False
+    requirements: Iterable[str],
+    cache: Cache,
+    *,
+    portable: bool = False,
+    before: str | None = None,
 ) -> tuple[RegistryFile, ...]:
     """The files that satisfy the requirements, what they require in turn included.
 
@@ -84,7 +88,7 @@ def resolve(
     if not listed:
         return ()
     files = []
-    for item in _report(listed, cache):
+    for item in _report(listed, cache, before):
         name, version = normal(item["metadata"]["name"]), item["metadata"]["version"]
         filename = unquote(urlsplit(item["download_info"]["url"]).path.rpartition("/")[2])
         if name in map(normal, PYTEST):
@@ -102,9 +106,11 @@ def resolve(
     return tuple(files)
 
 
-def _report(requirements: list[str], cache: Cache) -> list[dict[str, Any]]:
+def _report(requirements: list[str], cache: Cache, before: str | None) -> list[dict[str, Any]]:
     arguments = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     arguments += ["--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    if before is not None:
+        arguments += ["--uploaded-prior-to", before]
     with cache.scratch() as folder:
         report = folder / "report.json"
         command = [pip_python(), *arguments, "--report", str(report), *requirements]
