@@ -8,15 +8,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from m2gym.tasksets.inject import Injected, inject, inject_async
     from m2gym.tasksets.swe_bench_tasks import swe_bench
+    from m2gym.tasksets.version_diffs import VersionDiff, version_diff, version_diff_async
 
 _LAZY = {
     "Injected": "m2gym.tasksets.inject",
     "inject": "m2gym.tasksets.inject",
     "inject_async": "m2gym.tasksets.inject",
     "swe_bench": "m2gym.tasksets.swe_bench_tasks",
+    "VersionDiff": "m2gym.tasksets.version_diffs",
+    "version_diff": "m2gym.tasksets.version_diffs",
+    "version_diff_async": "m2gym.tasksets.version_diffs",
 }
 
-__all__ = ["Injected", "inject", "inject_async", "swe_bench"]
+__all__ = [
+    "Injected",
+    "VersionDiff",
+    "inject",
+    "inject_async",
+    "swe_bench",
+    "version_diff",
+    "version_diff_async",
+]
 
 
 def __getattr__(name: str) -> Any:

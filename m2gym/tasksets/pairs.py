@@ -28,7 +28,7 @@ from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.fetch import pip_python
 from m2gym.tasksets.pair import open_pair
 from m2gym.tasksets.splits import split_of
-from m2gym.tasksets.version_diff import find_parts
+from m2gym.tasksets.version_diffs import find_parts
 from m2gym.workspaces import make_workspace
 
 Step = tuple[str, str, str]
