@@ -70,7 +70,7 @@ def read_dockerfile(environment: Path, workdir: str | None) -> Build:
         elif word not in _IGNORED:
             raise InputError(
                 f"{where}: {word} needs a container image; without one FROM, WORKDIR, COPY and ENV "
-                "are understood. Run this task with workspace='docker'"
+                "are understood here"
             )
     final = workdir or (here if here != "/" else WORKDIR)
     placed = []

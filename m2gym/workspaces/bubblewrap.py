@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
+from m2gym.core.registry import WORKSPACES
 from m2gym.core.task import WorkspaceSpec
 from m2gym.workspaces import seccomp
 from m2gym.workspaces.helper import INSIDE, helper
@@ -52,6 +53,11 @@ class Ability:
         return Owners(*ids)
 
 
+def elsewhere() -> str:
+    """Where to run what cannot run in a local box."""
+    return "use workspace='docker'" if "docker" in WORKSPACES else "use a Linux (virtual) machine"
+
+
 def install_command() -> str:
     """The command that installs bubblewrap here."""
     for tool, command in (
@@ -71,7 +77,7 @@ def ability() -> Ability:
     """Tried once per process by starting the smallest box of each kind."""
     program = shutil.which("bwrap")
     if os.uname().sysname != "Linux":
-        return Ability(None, reason="bubblewrap needs Linux; use workspace='docker'")
+        return Ability(None, reason=f"bubblewrap needs Linux; {elsewhere()}")
     if program is None:
         return Ability(None, reason=f"bubblewrap is not installed; run: {install_command()}")
     shown = ["--ro-bind", "/usr", "/usr", *_links(), "--proc", "/proc", "--dev", "/dev"]
@@ -104,9 +110,9 @@ def mend() -> str:
         return (
             "start this container with: docker run --security-opt seccomp=unconfined "
             "--security-opt apparmor=unconfined --security-opt systempaths=unconfined "
-            "--cap-add SYS_ADMIN …, or use workspace='docker'"
+            f"--cap-add SYS_ADMIN …, or {elsewhere()}"
         )
-    return "use workspace='docker' or, without a sandbox, workspace='process'"
+    return f"{elsewhere()} or, without a sandbox, workspace='process'"
 
 
 def _attempt(launch: list[str], inner: list[str]) -> str:

@@ -50,7 +50,7 @@ def _users(able: bubblewrap.Ability) -> Finding:
         "second user for graders",
         "limited",
         "one user in a box: grading rests on the fresh box alone",
-        "run m2gym as root, or use workspace='docker'",
+        "run m2gym as root",
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from m2gym.core.errors import CapabilityError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import User, Workspace
+from m2gym.workspaces.bubblewrap import elsewhere
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.files import Tree
 from m2gym.workspaces.helper import helper
@@ -48,7 +49,7 @@ class ProcessWorkspace(SupervisedWorkspace):
     def __init__(self, spec: WorkspaceSpec, *, files: Path | None = None) -> None:
         super().__init__(spec, CAPABILITIES)
         if os.uname().sysname != "Linux":
-            raise CapabilityError("the process workspace needs Linux; use workspace='docker'")
+            raise CapabilityError(f"the process workspace needs Linux; {elsewhere()}")
         if spec.mounts:
             raise CapabilityError("the process workspace shows the host as it is: no mounts")
         self._state = State.get()
