@@ -7,7 +7,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := 2.13.0
 export PYTHON VENV TORCH TORCH_CPU_INDEX
 
-.PHONY: demo test test-heavy check setup clean
+.PHONY: demo test test-heavy check setup clean verify-tasks make-tasks
 demo: $(VENV)/.base
 	$(BIN)/m2gym demo
 
@@ -16,6 +16,14 @@ test: $(VENV)/.dev
 
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy
+
+# Judges every shipped task of swe-repo again; stopped, it goes on where it was.
+verify-tasks: $(VENV)/.dev
+	$(BIN)/m2gym tasks verify; status=$$?; $(BIN)/m2gym tasks page && exit $$status
+
+# Makes the injected-bug tasks anew from the package registry into OUT.
+make-tasks: $(VENV)/.dev
+	$(BIN)/python -m m2gym.tasksets.produce --out $(or $(OUT),build/tasks)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -13,6 +13,8 @@ from m2gym.cli.demo import demo
 from m2gym.cli.doctor import doctor
 from m2gym.cli.eval_ import eval_
 from m2gym.cli.list_ import list_
+from m2gym.cli.serve import serve
+from m2gym.cli.tasks import tasks
 from m2gym.cli.validate import validate
 
 app = typer.Typer(
@@ -50,3 +52,5 @@ app.command()(validate)
 app.command("eval")(eval_)
 app.command()(compare)
 app.command()(bench)
+app.command()(serve)
+app.add_typer(tasks, name="tasks")

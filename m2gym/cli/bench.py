@@ -20,7 +20,8 @@ Rows = list[dict[str, Any]]
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="workspace (boxes and episodes), episode, forge or kernels.")
+        str,
+        typer.Argument(help="workspace (boxes and episodes), episode, tasks, forge or kernels."),
     ],
     env: Annotated[str, typer.Option(help="Environment whose episodes are measured.")] = "swe-repo",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many of its tasks.")] = 4,
@@ -40,6 +41,7 @@ def bench(
     benches: dict[str, Callable[[], Rows]] = {
         "episode": episode,
         "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
+        "tasks": lambda: _module("m2gym.tasksets.bench"),
         "forge": lambda: _module("m2gym.forge.bench"),
         "kernels": lambda: _module("m2gym.kernels.bench"),
     }

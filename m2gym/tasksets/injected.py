@@ -34,6 +34,8 @@ from m2gym.tasksets.statement import check_statement
 MAX_SHOWN, MAX_CASES = 8, 40
 """A mistake is kept when at most so many test functions, and cases of them, show it; the project's
 choice."""
+FEW = 2 * MAX_SHOWN
+"""Functions that more test functions run are tried last; the project's choice."""
 A_FUNCTION = 2
 """So many tasks at most have their fault in the same function; the project's choice."""
 GENERAL = {("exception", "Exception"), ("exception", "BaseException")}
@@ -68,7 +70,11 @@ class Funnel:
 
 
 def candidates(release: Release, base: Baseline, seed: int) -> dict[str, list[Candidate]]:
-    """Operator → its places in functions that tests run, shuffled by ``seed``."""
+    """Operator → its places in functions that tests run, the next one last.
+
+    Shuffled by ``seed``; those in functions that many tests run, of which most are shown by too
+    many of them, come after the others.
+    """
     found: dict[str, list[Candidate]] = {name: [] for name in OPERATORS}
     for path, source in release.sources().items():
         spans = functions(source)
@@ -83,7 +89,12 @@ def candidates(release: Release, base: Baseline, seed: int) -> dict[str, list[Ca
     rng = random.Random(seed)
     for listed in found.values():
         rng.shuffle(listed)
+        listed.sort(key=lambda c: _functions(c.reached) > FEW, reverse=True)
     return found
+
+
+def _functions(tests: Iterable[str]) -> int:
+    return len({test.partition("[")[0] for test in tests})
 
 
 class Finder:
@@ -231,7 +242,13 @@ class Finder:
         tests = sorted({test.partition("::")[0] for test in reached})
         budget = 20.0 + 3 * self.base.seconds
         return await screen.ask(
-            files, tests, only=list(reached), explain=True, timeout=TEST_SECONDS, budget=budget
+            files,
+            tests,
+            only=list(reached),
+            explain=True,
+            timeout=TEST_SECONDS,
+            budget=budget,
+            most=MAX_SHOWN,
         )
 
     def _unfit(self, answer: Answer, reached: Mapping[str, int]) -> str | None:
@@ -241,7 +258,7 @@ class Finder:
         lost = shown(answer, reached)
         if not lost:
             return "no test fails"
-        if len(lost) > MAX_CASES or len({test.partition("[")[0] for test in lost}) > MAX_SHOWN:
+        if len(lost) > MAX_CASES or _functions(lost) > MAX_SHOWN:
             return "too many tests fail"
         if frozenset(lost) in self.taken:
             return "the same tests fail as in another task"

@@ -115,7 +115,7 @@ async def produce(
             continue
         row["seconds"] = round(time.monotonic() - started, 1)
         funnel = {**read_funnel(out), key: row}
-        _write(out / "funnel.json", json.dumps(funnel, indent=1, sort_keys=True) + "\n")
+        write(out / "funnel.json", json.dumps(funnel, indent=1, sort_keys=True) + "\n")
         _say(f"{key}: {row}")
     return funnel
 
@@ -165,9 +165,9 @@ def _save(release: Release, base: Baseline, found: Sequence[Recipe], out: Path) 
     if not found:
         return
     green = json.dumps(group_by_file(base.green), indent=0, ensure_ascii=False)
-    _write(out / "green" / f"{release.name}.json", green + "\n")
+    write(out / "green" / f"{release.name}.json", green + "\n")
     lines = [r.model_dump_json(exclude_defaults=True) for r in found]
-    _write(out / "tasks" / f"{release.file.project}-injected.jsonl", "\n".join(lines) + "\n")
+    write(out / "tasks" / f"{release.file.project}-injected.jsonl", "\n".join(lines) + "\n")
 
 
 def read_funnel(out: Path) -> dict[str, Any]:
@@ -177,8 +177,8 @@ def read_funnel(out: Path) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")

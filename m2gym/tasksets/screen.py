@@ -117,11 +117,13 @@ class Screen:
         trace: bool = False,
         explain: bool = False,
         write: bool = False,
+        most: int | None = None,
         budget: float = BUDGET,
         timeout: float = TEST_SECONDS,
     ) -> Answer:
         """Run test files with these files changed (`None` removes one); ``only`` names the tests.
 
+        With more than ``most`` failing test functions the run stops: the rest is missing.
         A process or box that dies is answered (``died``) and replaced.
 
         Raises:
@@ -142,6 +144,7 @@ class Screen:
             "trace": trace,
             "explain": explain,
             "write": write,
+            "most": most,
         }
         answer = await self._say(order)
         if answer is None:

@@ -1,11 +1,10 @@
 # ruff: noqa: PTH103, PTH107, PTH109, PTH110, PTH118, PTH120, PTH123
 """Run in a box, never imported: a pytest that is loaded once and forks for every question.
 
-Reads JSON lines from stdin. The first is ``{"explain": source, "packages": [...], "sources":
-[...]}``; each further one a question ``{"files": {path: base64}, "tests": [paths], "only": [ids] |
-null, "command": [...], "timeout": s, "budget": s, "trace": bool, "explain": bool, "write": bool}``,
-answered by one line. ``files`` lie in the tree only while the question is answered. Answers sift
-candidates; what counts is measured in fresh boxes by the verifier.
+Reads JSON lines from stdin: first ``{"explain": source, "packages": [...], "sources": [...],
+"stamp": s}``, then questions (`m2gym.tasksets.screen.Screen.ask` names their fields), each answered
+by one line. ``files`` lie in the tree only while the question is answered. Answers sift candidates;
+what counts is measured in fresh boxes by the verifier.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ class Plugin:
         self.order, self.setup = order, setup
         self.only = set(order["only"]) if order["only"] is not None else None
         self.outcomes: dict[str, str] = {}
+        self.lost: set[str] = set()
         self.facts: dict[str, Any] = {}
         self.errors: dict[str, str] = {}
         self.codes: dict[types.CodeType, int] = {}
@@ -67,6 +67,7 @@ class Plugin:
         name = report.nodeid
         if report.failed:
             self.outcomes[name] = "failed"
+            self.lost.add(name.partition("[")[0])
         elif hasattr(report, "wasxfail"):
             self.outcomes[name] = "xfailed" if report.skipped else "xpassed"
         elif report.skipped:
@@ -105,6 +106,8 @@ class Plugin:
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.here = self.ran[""]
+        if self.order["most"] is not None and len(self.lost) > self.order["most"]:
+            item.session.shouldstop = "enough tests fail"
 
     def answer(self, code: int) -> dict[str, Any]:
         answer = {
