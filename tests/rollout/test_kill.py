@@ -129,10 +129,14 @@ def test_two_runs_into_one_folder(place):
     arguments = ["tiny", "--agent", "slow", "--out", "r"]
     first = start(place, *arguments)
     wait_for(lambda: (folder / "r/run.json").exists(), first)
-    second = start(place, *arguments, "--resume")
-    _, errors = second.communicate(timeout=60)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = start(place, *arguments, "--resume")
+        _, errors = second.communicate(timeout=120)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert second.returncode == 1
     assert f"process {first.pid} is writing" in errors
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=120)
     assert first.returncode == 0, errors
     assert records(folder) == 6
