@@ -59,6 +59,7 @@ class ModelRequest:
 
     A session fills in the last two for its model: ``parent`` is the index of the completion that
     the messages extend, and the first ``known`` messages are that completion's prompt and answer.
+    ``streamed`` is false where nobody looks at the pieces, so that an answer may come in one.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -68,6 +69,7 @@ class ModelRequest:
     model: str | None = None
     parent: int | None = None
     known: int = 0
+    streamed: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
