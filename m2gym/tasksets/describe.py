@@ -139,8 +139,14 @@ def _sentence(facts: Facts, rng: random.Random) -> str | None:
         return None
     origins = {_plain(k): _plain(v) for k, v in facts.get("origins", {}).items()}
     used = [f"`{name} = {value}`" for name, value in origins.items() if _used(name, call, origins)]
-    before = f"With {_listed(used)}, " if used else ""
+    kinds = [
+        f"{_article(kind)} `{kind}` as `{name}`"
+        for name, kind in facts.get("kinds", {}).items()
+        if re.search(rf"\b{re.escape(name)}\b", " ".join([call, *origins.values()]))
+    ]
+    used = [*kinds, *used]
     steps = [code(_plain(step)) for step in facts.get("steps", [])]
+    before = f"With {_listed(used)}, " if used else ""
     if used and 0 < len(steps) <= STEPS:
         before = f"With {_listed(used)}, and after {_listed(steps)}, "
     elif used and steps:
@@ -283,6 +289,10 @@ def code(text: str) -> str:
 def _used(name: str, call: str, origins: Mapping[str, str]) -> bool:
     texts = [call, *(v for k, v in origins.items() if k != name)]
     return any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "AEIOU" else "a"
 
 
 def _one_line(text: str) -> str:

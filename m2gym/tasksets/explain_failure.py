@@ -216,7 +216,8 @@ class View:
         """An expression of the test with its values filled in, and where the others come from.
 
         ``origins`` are locals the expression still names, with how the test made them; ``steps`` is
-        what the test did with them since; ``open`` are locals of which nothing is known.
+        what the test did with them since; ``kinds`` are those it was given, with their type;
+        ``open`` are locals of which nothing is known.
         """
         if node is None:
             return {}
@@ -229,6 +230,7 @@ class View:
             "call": filled,
             "origins": filler.origins,
             "steps": filler.steps,
+            "kinds": filler.kinds,
             "open": sorted(names & filler.unknown),
             "api": self.apis(node, filler.made),
         }
@@ -302,6 +304,7 @@ class Filler:
         self.made: dict[str, str] = {}
         self.steps: list[str] = []
         self.unknown: set[str] = set()
+        self.kinds: dict[str, str] = {}
 
     def text(self, node: ast.expr) -> str:
         return ast.unparse(self.filled(node, self.view.statement.lineno, 0))
@@ -333,7 +336,7 @@ class Filler:
         made = next((s for s in reversed(self.ran) if s.lineno < line and _makes(s, name.id)), None)
         if made is None or depth > 3:
             if literal is None and not _plain_callable(values[name.id]):
-                self.unknown.add(name.id)
+                self.given(name.id, values[name.id])
             return literal or name
         assert isinstance(made, ast.Assign | ast.AnnAssign)
         assert made.value is not None
@@ -356,6 +359,14 @@ class Filler:
                 if told not in self.steps:
                     self.steps.append(told)
         return name
+
+    def given(self, name: str, value: Any) -> None:
+        """A local the test did not make itself: its type says what it is if it is the package's."""
+        kind = type(value)
+        if kind.__module__.partition(".")[0] in self.view.packages and kind.__name__[0] != "_":
+            self.kinds[name] = kind.__name__
+        else:
+            self.unknown.add(name)
 
     def step(self, statement: ast.stmt, depth: int) -> str:
         """A statement with plain values in the place of other locals."""

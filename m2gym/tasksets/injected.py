@@ -38,6 +38,8 @@ FEW = 2 * MAX_SHOWN
 """Functions that more test functions run are tried last; the project's choice."""
 A_FUNCTION = 2
 """So many tasks at most have their fault in the same function; the project's choice."""
+PATIENCE = 60
+"""The search ends after so many candidates without a task; the project's choice."""
 GENERAL = {("exception", "Exception"), ("exception", "BaseException")}
 """Demands that any code meets."""
 TEST_SECONDS = 5.0
@@ -134,7 +136,7 @@ class Finder:
         self.used: Counter[Function] = Counter()
         self.tasks: Counter[str] = Counter()
         self.pending: list[tuple[Candidate, Answer]] = []
-        self.running = 0
+        self.last = 0
 
     async def run(self, concurrency: int = 2) -> list[Recipe]:
         """Find the tasks, in ``concurrency`` boxes at once.
@@ -183,7 +185,7 @@ class Finder:
 
     def _next(self) -> Candidate | None:
         """The next candidate of the operator that has the fewest tasks yet."""
-        if self.funnel.tried >= self.tries:
+        if self.funnel.tried >= min(self.tries, self.last + PATIENCE):
             return None
         for name in sorted(self.queues, key=lambda n: (self.tasks[n], -len(self.queues[n]))):
             queue = self.queues[name]
@@ -277,6 +279,7 @@ class Finder:
         reason, note = await self._measure(chosen, answer, lost, reached)
         if reason is None:
             self.funnel.kept += 1
+            self.last = self.funnel.tried
             return None
         self.taken.discard(frozenset(lost))
         for candidate in chosen:
