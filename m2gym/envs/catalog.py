@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,9 +133,12 @@ def make_async(
     try:
         taskset = entry.taskset(**settings)
     except TypeError as error:
-        if "keyword argument" not in str(error):
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        if unknown is None:
             raise
-        raise InputError(f"environment {id!r} does not know this setting: {error}") from error
+        raise InputError(
+            f"environment {entry.id!r} and its taskset have no setting {unknown[1]}"
+        ) from error
     return AsyncEnv(
         entry.id,
         taskset,

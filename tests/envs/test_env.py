@@ -188,7 +188,7 @@ def test_too_much_left_behind_is_the_agents_doing_and_graded():
 
 def test_wrong_settings_are_named():
     tiny.register()
-    with pytest.raises(InputError, match="'foo'"):
+    with pytest.raises(InputError, match="have no setting 'foo'$"):
         m2gym.make("tiny-hi", foo=1)
     with pytest.raises(InputError, match="render_mode"):
         m2gym.make("tiny-hi", render_mode="rgb")
