@@ -21,9 +21,18 @@ from torch.utils.checkpoint import checkpoint
 
 from m2gym.kernels import reference
 from m2gym.kernels.experts import experts
+from m2gym.kernels.logits import Head, logits_pass
 from m2gym.kernels.logprobs import Cispo, policy_loss, token_logprobs
-from m2gym.kernels.peers import flex, grouped_mm, plain_logprobs, prefix_tree, turns_tree
-from m2gym.kernels.tree_attention import LARGE, tree_attention
+from m2gym.kernels.peers import (
+    flex,
+    grouped_mm,
+    liger,
+    plain_logprobs,
+    prefix_tree,
+    scattered,
+    turns_tree,
+)
+from m2gym.kernels.tree_attention import tree_attention
 from m2gym.kernels.tune import balanced, tune
 
 Row = dict[str, Any]
@@ -166,7 +175,12 @@ def _time_experts(shape: tuple[int, int, int, int], tokens: int, load: str) -> I
     flops = 6.0 * tokens * top_k * hidden * inner
     upstream = torch.randn_like(inputs[0])
     name = "M2" if shape is M2 else "Qwen3-30B-A3B"
-    for how, call in (("ours", experts), ("grouped_mm", grouped_mm(shape))):
+    calls: dict[str, Callable[..., torch.Tensor]] = {
+        "ours": experts, "grouped_mm": grouped_mm(shape), "as ScatterMoE splits it": scattered,
+    }  # fmt: skip
+    for how, call in calls.items():
+        if how.startswith("as ") and tokens <= 256:
+            continue  # its tiles of 128 rows would hold one row each
 
         def forward(call: Callable[..., torch.Tensor] = call) -> None:
             with torch.no_grad():
@@ -181,7 +195,7 @@ def _time_experts(shape: tuple[int, int, int, int], tokens: int, load: str) -> I
         yield row(f"{work}, forward", how, median_ms(forward), flops, gb=extra_gb(forward))
         if tokens <= 256:
             yield row(f"{work}, forward, CUDA graph", how, graphed_ms(forward), flops)
-        else:
+        elif not how.startswith("as "):  # written for the bench, forward only
             yield row(
                 f"{work}, forward+backward", how, median_ms(both, 0.8), 3 * flops,
                 gb=extra_gb(both, leaves),
@@ -232,6 +246,13 @@ def bench_logprobs() -> Iterator[Row]:
         h.grad = w.grad = None
         plain_logprobs(h, w, targets).sum().backward()
 
+    def ligers(entry: str) -> Callable[[], None]:
+        def call() -> None:
+            h.grad = w.grad = None
+            liger(h, w, targets, got_all, entry)().backward()
+
+        return call
+
     def forward() -> torch.Tensor:
         with torch.no_grad():
             return token_logprobs(h, w, targets)[0]
@@ -240,35 +261,63 @@ def bench_logprobs() -> Iterator[Row]:
     work = "logprobs, 16,384 × 200,064, forward+backward"
     yield row("logprobs, 16,384 × 200,064, forward", "ours", median_ms(forward), flops / 3,
               gb=extra_gb(forward))  # fmt: skip
-    calls = {
-        "ours, policy loss, dW fp32": ours(torch.float32),
+    calls: dict[str, Callable[[], Any]] = {
         "ours, policy loss, dW bf16": ours(torch.bfloat16),
-        "ours, policy loss, dW bf16, 2,048 rows": ours(torch.bfloat16, 2048),
-        "ours, policy loss, dW fp32, 2,816 rows": ours(torch.float32, 2816),
+        "ours, policy loss, dW fp32": ours(torch.float32),
+        "ours, policy loss, dW bf16, 2,432 rows": ours(torch.bfloat16, 2432),
         "ours, any loss (logits twice)": again,
+        "Liger, fused linear cross-entropy": ligers("cross_entropy"),
+        "Liger, fused linear CISPO": ligers("cispo"),
         "torch, chunks of 2,048 with checkpoint": chunked,
         "torch, plain": plain_all,
     }
+    yield from _products(h.detach(), w.detach(), targets)
     for how, call in calls.items():
         try:
             yield row(work, how, median_ms(call, 0.5), flops, gb=extra_gb(call, [h, w]))
         except torch.OutOfMemoryError:
             yield {"work": work, "how": how, "ms": "out of memory"}
+        except ImportError:
+            yield {"work": work, "how": how, "ms": "liger-kernel is not installed"}
         h.grad = w.grad = None
         gc.collect()
         torch.cuda.empty_cache()
 
 
+def _products(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor) -> Iterator[Row]:
+    """The three products alone, by cuBLAS, on real gradients: the bound of all ways through them."""
+    rows, tokens = 1536, len(h)
+    outputs = {
+        name: torch.zeros(tokens, device="cuda") for name in ("logprobs", "entropies", "losses")
+    }
+    ones = torch.ones(tokens, device="cuda")
+    head = Head(h, w, targets, 1.0, -100, rows)
+    given = {"slopes": ones, "entropy_slopes": 0 * ones}
+    grad = logits_pass(head, 0, rows, outputs, inputs=given, buffer=head.buffer())
+    assert grad is not None
+    logits = torch.empty(rows, len(w), device="cuda", dtype=h.dtype)
+    d_hidden, d_weight = torch.empty_like(h[:rows]), torch.zeros_like(w)
+    total = 0.0
+    for name, call in {
+        "logits": lambda: torch.mm(h[:rows], w.T, out=logits),
+        "gradient of hidden": lambda: torch.mm(grad, w, out=d_hidden),
+        "gradient of the head, added": lambda: d_weight.addmm_(grad.T, h[:rows]),
+    }.items():
+        ms = median_ms(call, 0.2) * tokens / rows
+        total += ms
+        yield row("logprobs, products alone", name, ms, 2.0 * h.numel() * len(w))
+    yield row("logprobs, products alone", "all three", total, 6.0 * h.numel() * len(w))
+
+
 def bench_tree() -> Iterator[Row]:
     yield from _check_tree(*turns_tree(24))
     for name, sizes in TREES.items():
-        yield from _time_tree(name, *prefix_tree(*sizes), large=(LARGE,))
-    larges = (LARGE // 4, LARGE, LARGE * 4, 2**62)
-    yield from _time_tree("256 turns of 64–512", *turns_tree(256), large=larges)
+        yield from _time_tree(name, *prefix_tree(*sizes))
+    yield from _time_tree("256 turns of 64–512", *turns_tree(256), large=(2**21, 2**62))
 
 
 def _time_tree(
-    name: str, starts: list[int], parents: list[int], large: Sequence[int]
+    name: str, starts: list[int], parents: list[int], large: Sequence[int] = ()
 ) -> Iterator[Row]:
     total = starts[-1]
     q, k, v = (
@@ -277,19 +326,29 @@ def _time_tree(
     upstream = torch.randn_like(q)
     flops = 14.0 * 48 * 128 * _pairs(starts, parents)
 
-    def ours(bound: int) -> Callable[..., torch.Tensor]:
+    def ours(bound: int | None) -> Callable[..., torch.Tensor]:
         return lambda q, k, v: tree_attention(q, k, v, starts, parents, large=bound)
 
-    calls = {f"ours, alone from {bound:,}": ours(bound) for bound in large}
-    calls["FlexAttention"] = flex(starts, parents)
+    calls = {"ours": ours(None)} | {f"ours, library from {b:,} pairs": ours(b) for b in large}
+    calls["FlexAttention, compiled for this tree"] = flex(starts, parents)
     for how, call in calls.items():
+        yield _tree_row(name, how, call, (q, k, v), upstream, flops)
+    if large:  # a tree of agent turns: each is another
+        how = "FlexAttention, compiled for any tree"
+        yield _tree_row(name, how, flex(starts, parents, dynamic=True), (q, k, v), upstream, flops)
 
-        def both(call: Callable[..., torch.Tensor] = call) -> None:
-            q.grad = k.grad = v.grad = None
-            call(q, k, v).backward(upstream)
 
-        ms = median_ms(both, 0.6)
-        yield row(f"tree attention, {name}", how, ms, flops, gb=extra_gb(both, [q, k, v]))
+def _tree_row(
+    name: str, how: str, call: Callable[..., torch.Tensor],
+    leaves: tuple[torch.Tensor, torch.Tensor, torch.Tensor], upstream: torch.Tensor, flops: float,
+) -> Row:  # fmt: skip
+    def both() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        call(*leaves).backward(upstream)
+
+    ms = median_ms(both, 0.6)
+    return row(f"tree attention, {name}", how, ms, flops, gb=extra_gb(both, leaves))
 
 
 def _pairs(starts: list[int], parents: list[int]) -> int:

@@ -25,8 +25,10 @@ from m2gym.kernels.logits import CISPO, GIVEN, PPO, Head, check_width, logits_pa
 from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 
 _KERNEL = "logprobs"
-# The project's choice: what a chunk's gradient may take. For M2's vocabulary 2,432 rows a chunk.
-CHUNK_BYTES = 975_000_000
+# The project's choice: what a chunk's gradient may take. For M2's head 1,536 rows, which cuBLAS
+# cuts into just under one tile of 192 × 192 for each of Hopper's 132 multiprocessors; sums in fp32
+# read and write twice as much at every chunk, so there the chunks are as large as 1 GB allows.
+CHUNK_BYTES, EXACT_CHUNK_BYTES = 630_000_000, 975_000_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _scale(values: torch.Tensor, factor: torch.Tensor) -> None:
 
 def _check(
     hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float,
-    ignore: int, chunk: int | None, *rows: torch.Tensor,
+    ignore: int, chunk: int | None, *rows: torch.Tensor, room: int = EXACT_CHUNK_BYTES,
 ) -> Head:  # fmt: skip
     check_runnable(_KERNEL, hidden, weight, targets, *rows)
     check_float(_KERNEL, hidden=hidden, weight=weight)
@@ -102,7 +104,7 @@ def _check(
         raise KernelRefusal(f"{_KERNEL}: temperature must be above 0, got {temperature}")
     check_width(_KERNEL, hidden)
     row = weight.shape[0] * weight.element_size()
-    rows_of_chunk = chunk or max(CHUNK_BYTES // row // 128 * 128, 128)
+    rows_of_chunk = chunk or max(room // row // 128 * 128, 128)
     return Head(
         hidden.contiguous(), weight.contiguous(), targets.contiguous(), temperature, ignore,
         rows_of_chunk,
@@ -134,12 +136,15 @@ def _accumulate(
     if d_weight is None:
         return
     part = call.hidden_T_H[first:last]
-    if d_weight.dtype == part.dtype:
-        d_weight.addmm_(grad.T, part)
-    elif d_weight.device.type == "cuda":
-        torch.addmm(d_weight, grad.T, part, out_dtype=d_weight.dtype, out=d_weight)
+    if d_weight.device.type != "cuda" and d_weight.dtype != part.dtype:
+        grad, part = grad.float(), part.float()
+    exact: dict[str, Any] = {}
+    if d_weight.dtype != part.dtype:
+        exact = {"out_dtype": d_weight.dtype}
+    if first == 0:  # what was there is not read
+        torch.mm(grad.T, part, out=d_weight, **exact)
     else:
-        d_weight.addmm_(grad.T.float(), part.float())
+        torch.addmm(d_weight, grad.T, part, out=d_weight, **exact)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -179,7 +184,9 @@ def _outputs(call: Head) -> dict[str, torch.Tensor]:
 
 
 def _weight_gradient(call: Head, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.zeros(call.weight_V_H.shape, dtype=dtype, device=call.weight_V_H.device)
+    """Room for the head's gradient, which the first chunk writes; zeros where there is none."""
+    make = torch.empty if len(call.hidden_T_H) else torch.zeros
+    return make(call.weight_V_H.shape, dtype=dtype, device=call.weight_V_H.device)
 
 
 def token_logprobs(
@@ -291,8 +298,9 @@ def policy_loss(
     """
     inputs = {"advantages": advantages_T, "old": old_logprobs_T, "scales": scales_T}
     call = _check(
-        hidden_T_H, weight_V_H, targets_T, temperature, ignore_index, chunk, *inputs.values()
-    )
+        hidden_T_H, weight_V_H, targets_T, temperature, ignore_index, chunk, *inputs.values(),
+        room=CHUNK_BYTES if weight_grad_dtype == weight_V_H.dtype else EXACT_CHUNK_BYTES,
+    )  # fmt: skip
     if weight_grad_dtype not in (torch.float32, weight_V_H.dtype):
         raise KernelRefusal(
             f"{_KERNEL}: weight_grad_dtype must be float32 or the head's {weight_V_H.dtype}, got "

@@ -22,12 +22,9 @@ from m2gym.kernels import tree_kernel
 from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 from m2gym.kernels.tree_plan import Rectangle, TreePlan, plan, rectangles
 
-__all__ = ["LARGE", "rectangles", "tree_attention"]
+__all__ = ["rectangles", "tree_attention"]
 
 _KERNEL = "tree_attention"
-# Pairs of a rectangle from which a library call of its own beats the kernel; measured, see
-# docs/kernels.md.
-LARGE = 2**20
 # cuDNN refuses a single row and is not made for a few.
 _LEAST = 64
 
@@ -216,7 +213,7 @@ def tree_attention(
     parents: Sequence[int],
     *,
     scale: float | None = None,
-    large: int = LARGE,
+    large: int | None = None,
     deterministic: bool | None = None,
 ) -> torch.Tensor:
     """Attention in which a token sees its ancestors and its own past, differentiable.
@@ -228,7 +225,8 @@ def tree_attention(
         query_T_N_D, key_T_M_D, value_T_M_D: all tokens of the tree; N is a multiple of M.
         starts, parents: the nodes in preorder, see ``tree_plan.rectangles``; on the host.
         scale: of the scores; by default D ** -0.5.
-        large: rectangles of at least this many pairs get a library call of their own.
+        large: rectangles of at least this many pairs get a library call of their own; by default
+            those that the library does faster by measured cost (``tree_plan.Costs``).
         deterministic: equal inputs give equal bits, gradients too: everything by the kernel,
             whatever ``large``. By default as ``torch.use_deterministic_algorithms`` says.
 

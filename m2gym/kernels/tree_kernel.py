@@ -69,7 +69,7 @@ class Shapes:
 
 
 # Measured on an H100; see docs/kernels.md.
-HOPPER = Shapes(Shape(128, 128, 8, 2, 64), Shape(64, 64, 4, 2), Shape(64, 64, 4, 2))
+HOPPER = Shapes(Shape(128, 128, 8, 2, 64), Shape(64, 64, 4, 2), Shape(32, 64, 4, 3))
 _INTERPRETED = Shapes(Shape(16, 32, 4, 1, 16), Shape(16, 16, 4, 1), Shape(16, 16, 4, 1))
 
 
@@ -254,8 +254,6 @@ def _d_key_kernel(
     last = tl.load(item + 1)
     key = first + tl.arange(0, BN)
     until = tl.load(reach + key, mask=key < last, other=0)
-    # Along a path the last key's subtree ends first.
-    whole = tl.load(reach + last - 1)
     k_tile = k.load([first, head * D])
     v_tile = v.load([first, head * D])
     acc_k = tl.zeros([BN, D], tl.float32)
@@ -276,9 +274,8 @@ def _d_key_kernel(
             inner = tl.load(delta + mine * rows_total + token, mask=token < end, other=0.0)
             logs = _dot(k_tile, query.T, zero, PRECISION) * scale
             p = tl.exp2(logs - norm[None, :] * 1.4426950408889634)
-            if (start < last - 1) | (start + BM > whole):
-                sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
-                p = tl.where(sees, p, 0.0)
+            sees = (key[:, None] <= token[None, :]) & (token[None, :] < until[:, None])
+            p = tl.where(sees, p, 0.0)
             acc_v = _dot(p.to(d.dtype), d, acc_v, PRECISION)
             ds = p * (_dot(v_tile, d.T, zero, PRECISION) - inner[None, :])
             acc_k = _dot(ds.to(query.dtype), query, acc_k, PRECISION)

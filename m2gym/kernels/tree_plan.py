@@ -268,23 +268,68 @@ def _runs(squares: list[Rectangle]) -> list[tuple[Rectangle, int]]:
     return runs
 
 
+@dataclass(frozen=True)
+class Costs:
+    """What the library costs beside what it saves, in pairs of a rectangle.
+
+    Measured on an H100 with 48 heads of 128 (docs/kernels.md): the kernel takes 0.29 ns a pair,
+    cuDNN 0.16; so a pair saves 0.13 ns, and a call that takes 0.4 ms more than its pairs costs as
+    much as 3 million.
+
+    Attributes:
+        call: of a call; copy: of each further equal square in it.
+        row: of every query row of a rectangle, whose output is merged and gradient added.
+        mixed: of every row of the tree when the kernel goes on from what the library did.
+    """
+
+    call: int = 3_000_000
+    copy: int = 900_000
+    row: int = 190
+    mixed: int = 190
+
+
+def _pairs(r: Rectangle) -> int:
+    return r.area // 2 if r.causal else r.area
+
+
+def _worth(found: list[Rectangle], total: int, least: int, costs: Costs) -> list[Rectangle]:
+    """The rectangles that the library does cheaper, merging counted."""
+    chosen: list[Rectangle] = []
+    gain = 0
+    squares = sorted((r for r in found if r.causal), key=lambda r: r.first)
+    runs = _runs(squares) + [(r, 1) for r in found if not r.causal]
+    for r, copies in runs:
+        rows = 0 if r.causal else r.sides[0]
+        saved = copies * (_pairs(r) - costs.copy) - costs.call + costs.copy - costs.row * rows
+        if saved > 0 and min(r.sides) >= least:
+            gain += saved
+            side = r.sides[0]
+            chosen += [
+                s for s in squares if r.first <= s.first < r.first + copies * side
+            ] * r.causal
+            chosen += [r] * (not r.causal)
+    if len(chosen) < len(found) and gain < costs.mixed * total:
+        return []
+    return chosen
+
+
 @functools.lru_cache(maxsize=16)
 def plan(
-    starts: tuple[int, ...], parents: tuple[int, ...], large: int, least: int, cuts: Cuts,
+    starts: tuple[int, ...], parents: tuple[int, ...], large: int | None, least: int, cuts: Cuts,
     device: torch.device,
 ) -> TreePlan:  # fmt: skip
     """The plan of a tree, kept for the layers that ask again.
 
     Args:
-        large: rectangles of at least this area are the library's (a square counts half).
+        large: rectangles of at least this many pairs are the library's (half a square's area);
+            None: those that ``Costs`` says it does cheaper.
         least: the shortest side the library takes.
     """
     found = rectangles(starts, parents)
-
-    def whole(r: Rectangle) -> int:
-        return r.area // 2 if r.causal else r.area
-
-    theirs = [r for r in found if whole(r) >= large and min(r.sides) >= least]
+    if large is None:
+        theirs = _worth(found, starts[-1], least, Costs())
+    else:
+        theirs = [r for r in found if _pairs(r) >= large and min(r.sides) >= least]
     mine = set(found) - set(theirs)
     squares = sorted((r for r in theirs if r.causal), key=lambda r: r.first)
     calls = _runs(squares) + [(r, 1) for r in theirs if not r.causal]

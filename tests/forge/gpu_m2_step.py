@@ -110,6 +110,14 @@ def work(tokens: int, pairs: int, predicted: int) -> float:
     return tokens * token + pairs * LAYERS * 2 * 48 * 128 + predicted * VOCABULARY * 3072
 
 
+def _differences(made: Any, names: tuple[str, ...], grads: list[torch.Tensor]) -> list[float]:
+    """Relative differences of the gradients now from those given."""
+    return [
+        float((made.get_parameter(n).grad.float() - g).norm() / g.norm())
+        for n, g in zip(names, grads, strict=True)
+    ]
+
+
 def main(shared: int, own: int, members: int, measured: int) -> None:
     torch.manual_seed(0)
     made = model()
@@ -140,10 +148,11 @@ def main(shared: int, own: int, members: int, measured: int) -> None:
         "merged_gb": ours_gb, "unmerged_gb": peer_gb,
     }  # fmt: skip
     if measured == members:
-        row["gradient_difference"] = [
-            float((made.get_parameter(n).grad.float() - g).norm() / g.norm())
-            for n, g in zip(names, grads, strict=True)
-        ]
+        row["gradient_difference"] = _differences(made, names, grads)
+        grads = [made.get_parameter(name).grad.float() for name in names]
+        other = [unmerged_row(shared, own, ids[a : a + 1]) for a in range(members)]
+        timed(made, other, 1)
+        row["between_two_packings"] = _differences(made, names, grads)
     print(json.dumps(row), flush=True)
 
 

@@ -9,6 +9,7 @@ from m2gym.kernels import bench
 from m2gym.kernels.experts import experts
 from m2gym.kernels.logprobs import Cispo, policy_loss
 from m2gym.kernels.peers import turns_tree
+from m2gym.kernels.tree_attention import tree_attention
 
 pytestmark = [
     pytest.mark.gpu,
@@ -57,3 +58,31 @@ def test_policy_loss_repeats_to_the_bit() -> None:
         got = [out.logprobs_T, out.entropy_T, hidden.grad]
         first = first or got
         assert all(torch.equal(a, b) for a, b in zip(first, got, strict=True))
+
+
+def test_tree_attention_repeats_to_the_bit_when_asked_to() -> None:
+    starts, parents = turns_tree(48)
+    leaves = [
+        torch.randn(starts[-1], heads, 128, device="cuda").bfloat16().requires_grad_()
+        for heads in (12, 2, 2)
+    ]
+    first: list[torch.Tensor] = []
+    for _ in range(20):
+        for x in leaves:
+            x.grad = None
+        out = tree_attention(*leaves, starts, parents, deterministic=True)
+        out.backward(torch.ones_like(out))
+        got = [out.detach(), *(x.grad for x in leaves if x.grad is not None)]
+        first = first or got
+        assert all(torch.equal(a, b) for a, b in zip(first, got, strict=True))
+
+
+def test_the_backwards_memory_is_what_is_kept_and_a_slice() -> None:
+    """Beside the gradients at most the activations kept and one slice of permuted tokens."""
+    inputs = bench._experts_inputs((2048, 512, 64, 4), 16384, "balanced")
+    leaves = [x for x in inputs if x.requires_grad]
+    upstream = torch.randn_like(inputs[0])
+    spent = bench.extra_gb(lambda: experts(*inputs).backward(upstream), leaves)
+    rows = 16384 * 4 + 64 * 127
+    out, kept, part = 16384 * 2048 * 2, rows * 1024 * 2, rows * 512 * 2
+    assert spent * 1e9 < 1.2 * (out + kept + part + 2 * rows * 512 * 2)

@@ -171,3 +171,17 @@ def test_refusals(device: str) -> None:
         tree_attention(x[..., :12], x[..., :12], x[..., :12], [0, 5], [-1])
     with pytest.raises(KernelRefusal, match="16 to 128"):
         tree_attention(x[..., :8], x[..., :8], x[..., :8], [0, 5], [-1])
+
+
+def test_the_choice_by_cost() -> None:
+    """Few large rectangles go to the library, hundreds of small ones to the kernel, alone."""
+    cuts, device = Cuts((16, 16, 16), (16, 16, 16), 16), torch.device("cpu")
+
+    def chosen(starts: list[int], parents: list[int]) -> tuple[int, bool]:
+        cut = plan(tuple(starts), tuple(parents), None, 64, cuts, device)
+        return sum(copies for _, copies in cut.calls), cut.tables is not None
+
+    assert chosen([0, 16384, *range(17408, 24577, 1024)], [-1] + [0] * 8) == (2, True)
+    assert chosen([0, 8192, *range(10240, 24577, 2048)], [-1] + [0] * 8) == (9, False)
+    assert chosen(list(range(0, 16385, 4096)), [-1] * 4) == (4, False)
+    assert chosen([0, 300, 700, 1000, 1200], [-1, 0, 1, 0]) == (0, True)
