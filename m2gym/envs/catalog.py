@@ -134,11 +134,14 @@ def make_async(
         taskset = entry.taskset(**settings)
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
-        if unknown is None:
+        needed = re.search(r"missing \d+ required .*arguments?: (.+)", str(error))
+        if unknown is not None:
+            text = f"environment {entry.id!r} and its taskset have no setting {unknown[1]}"
+        elif needed is not None:
+            text = f"environment {entry.id!r} needs the setting {needed[1]}"
+        else:
             raise
-        raise InputError(
-            f"environment {entry.id!r} and its taskset have no setting {unknown[1]}"
-        ) from error
+        raise InputError(text) from error
     return AsyncEnv(
         entry.id,
         taskset,
