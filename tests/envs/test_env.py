@@ -188,10 +188,10 @@ def test_too_much_left_behind_is_the_agents_doing_and_graded():
 
 def test_wrong_settings_are_named():
     tiny.register()
-    with pytest.raises(InputError, match="have no setting 'foo'$"):
+    with pytest.raises(InputError, match=r"have no setting 'foo'$"):
         m2gym.make("tiny-hi", foo=1)
     m2gym.register("of-rows", tasks="swe-bench")
-    with pytest.raises(InputError, match="needs the setting 'rows'$"):
+    with pytest.raises(InputError, match=r"needs the setting 'rows'$"):
         m2gym.make("of-rows")
     with pytest.raises(InputError, match="render_mode"):
         m2gym.make("tiny-hi", render_mode="rgb")
