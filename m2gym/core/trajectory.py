@@ -82,6 +82,11 @@ class Trajectory(Frozen):
         default_factory=dict, description="wall time by phase: start, agent, grade"
     )
     completions: tuple[Completion, ...] = ()
+    faults: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="calls of the model that gave no completion: cause, message, status, and the "
+        "completion they extended (parent)",
+    )
     steps: tuple[Step, ...] = ()
     usage: Usage = Usage()
     verdict: Verdict

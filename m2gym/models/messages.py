@@ -7,6 +7,7 @@
 ``reasoning_opaque`` (a provider's signed or encrypted items, kept for its next request) |
 | ``tool`` | ``tool_call_id``, ``content`` |
 
+An answer may also have ``malformed``: calls that could not be read, as (text, problem).
 ``content`` is a string; a list of ``text`` and ``image_url`` blocks only where an image is among
 them. Cache marks, item ids, names and empty fields are gone.
 """
@@ -59,6 +60,8 @@ def canonical(message: Mapping[str, Any]) -> Message:
         out["reasoning_opaque"] = json.loads(json.dumps(opaque))
     if calls := message.get("tool_calls"):
         out["tool_calls"] = [tool_call(call) for call in calls]
+    if broken := message.get("malformed"):
+        out["malformed"] = [dict(item) for item in broken]
     return out
 
 
