@@ -1,6 +1,6 @@
 """What m2gym itself registers, by import string: nothing is imported until it is asked for."""
 
-from m2gym.core.registry import ENVS, REWARDS, SCAFFOLDS, TASKSETS, WORKSPACES
+from m2gym.core.registry import BACKENDS, ENVS, REWARDS, SCAFFOLDS, TASKSETS, WORKSPACES
 
 
 def register_all() -> None:
@@ -19,3 +19,7 @@ def register_all() -> None:
     SCAFFOLDS.register("scripted", "m2gym.scaffolds.scripted:Scripted")
     SCAFFOLDS.register("random", "m2gym.scaffolds.random_commands:RandomCommands")
     SCAFFOLDS.register("human", "m2gym.scaffolds.human:Human")
+    BACKENDS.register("scripted", "m2gym.models.builtin:ScriptedBackend")
+    BACKENDS.register("replay", "m2gym.models.builtin:ReplayBackend")
+    BACKENDS.register("litellm", "m2gym.backends.litellm_backend:LiteLLMBackend")
+    BACKENDS.register("openai-compatible", "m2gym.backends.openai_compatible:OpenAICompatible")
