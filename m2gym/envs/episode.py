@@ -10,13 +10,13 @@ import asyncio
 import inspect
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 from m2gym.core.errors import EpisodeOverError, InfraError, InputError
 from m2gym.core.protocols import Action, Observation, Session
-from m2gym.core.task import PreparedTask, Task, Taskset
+from m2gym.core.task import Mount, PreparedTask, Task, Taskset
 from m2gym.core.tools import Tool, Toolbox, ToolCall, ToolSchema
 from m2gym.core.trajectory import Step, Trajectory
 from m2gym.core.verdict import Stop, Verdict
@@ -55,10 +55,13 @@ class WorkspaceEpisode:
         self.seed, self.attempt, self.parent = seed, attempt, parent
         self.deadline = deadline
         self.seconds: dict[str, float] = {}
+        self.session: Session | None = None
+        """The model session, when the agent calls a model through us."""
         self._tool_factory = tools
         self._toolbox = Toolbox(tools(self))
         self._steps: list[Step] = []
         self._shown_chars = 0
+        self._noted = 0
         self._shell: Shell | None = None
         self._verdict: Verdict | None = None
         self._grading = asyncio.Lock()
@@ -79,11 +82,6 @@ class WorkspaceEpisode:
     def steps(self) -> tuple[Step, ...]:
         """What was done so far."""
         return tuple(self._steps)
-
-    @property
-    def session(self) -> Session | None:
-        """The model session, when the agent calls a model through us."""
-        return None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -142,7 +140,8 @@ class WorkspaceEpisode:
         most = self.task.limits.total_output_chars
         if most is not None and self._shown_chars >= most:
             return await self._end("output", text)
-        if self.task.limits.steps is not None and len(self._steps) >= self.task.limits.steps:
+        most = self.task.limits.steps
+        if most is not None and len(self._steps) - self._noted >= most:
             return await self._end("steps", text)
         return Observation(text, info=info)
 
@@ -150,6 +149,17 @@ class WorkspaceEpisode:
         """Run a command in the episode's shell and give what the agent sees of it."""
         text, _ = await self._run_command(command)
         return text
+
+    def note(
+        self, action: Action, observation: str, info: dict[str, object], seconds: float = 0.0
+    ) -> None:
+        """Record what a scaffold did outside of `act`: a launch, a change of its context.
+
+        It counts towards no limit; the text is cut like an observation.
+        """
+        text = cut_middle(observation, self.task.limits.observation_chars, None)
+        self._steps.append(Step(action=action, observation=text, seconds=seconds, info=info))
+        self._noted += 1
 
     async def submit(self, stop: Stop = "submitted") -> Verdict:
         """End the episode and grade it; once graded, the same verdict again.
@@ -194,7 +204,7 @@ class WorkspaceEpisode:
                 tools=self._tool_factory,
             )
             child._steps = list(self._steps)
-            child._shown_chars = self._shown_chars
+            child._shown_chars, child._noted = self._shown_chars, self._noted
             child.seconds = dict(self.seconds)
             children.append(child)
         return children
@@ -301,8 +311,11 @@ async def open_episode(
     model: str | None = None,
     attempt: int = 0,
     tools: ToolFactory = workspace_tools,
+    mounts: Sequence[Mount] = (),
 ) -> WorkspaceEpisode:
     """Prepare the task's files, start its box, and give the episode.
+
+    ``mounts`` are shown in the agent's box beside the task's own; no grading box has them.
 
     Raises:
         InputError: the task's rewards or capabilities do not fit.
@@ -316,7 +329,9 @@ async def open_episode(
     variables = dict(prepared.workspace.env)
     if deadline is not None:
         variables["M2GYM_DEADLINE"] = str(int(deadline))
-    box = make_workspace(prepared.workspace.model_copy(update={"env": variables}), workspace)
+    spec = prepared.workspace
+    own = {"env": variables, "mounts": (*spec.mounts, *mounts)}
+    box = make_workspace(spec.model_copy(update=own), workspace)
     try:
         await box.start()
     except BaseException:

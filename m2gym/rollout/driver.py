@@ -7,6 +7,8 @@
 | the scaffold ends, or submits, or a limit ends it | ok (or forged) | the verdict's |
 | the scaffold is still running at the deadline | ok, stop ``deadline`` | the verdict's |
 | the scaffold raises | agent_error | the verdict's |
+| the model's budget is used up | ok, stop ``tokens``, ``cost`` or ``context`` | the verdict's |
+| the model does not answer | infra_error | none |
 | a box, a download or a disk fails | infra_error | none |
 | grading itself fails | verifier_error | none |
 
@@ -26,13 +28,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from m2gym.core.errors import InfraError, VerifierError
-from m2gym.core.protocols import Scaffold
-from m2gym.core.task import Task, Taskset
+from m2gym.core.errors import BudgetError, InfraError, VerifierError
+from m2gym.core.protocols import Model, Scaffold
+from m2gym.core.task import Mount, Task, Taskset
 from m2gym.core.trajectory import Trajectory
 from m2gym.core.verdict import Stop, Verdict
 from m2gym.envs.catalog import EnvEntry
 from m2gym.envs.episode import WorkspaceEpisode, open_episode
+from m2gym.models.budget import Budget
+from m2gym.models.session import RecordedSession
+from m2gym.rollout.sessions import open_session, recorded
 
 CLOSE_SECONDS = 30.0
 """How long removing a box may take before it is given up with a warning; the project's choice."""
@@ -56,6 +61,11 @@ class Attempt:
     workspace: str = "auto"
     seed: int | None = None
     number: int = 0
+    answers: Model | None = None
+    """The model itself; each episode has a session over it."""
+    budget: Budget | None = None
+    mounts: tuple[Mount, ...] = ()
+    """What the scaffold needs in its box."""
 
 
 @dataclass
@@ -93,17 +103,21 @@ async def run_episode(attempt: Attempt) -> Trajectory:
                 agent=attempt.agent,
                 model=attempt.model,
                 attempt=attempt.number,
+                mounts=attempt.mounts,
             )
     except (InfraError, OSError) as error:
         return _never_opened(attempt, started, clock, error)
     try:
-        verdict, error_text = await _act_and_grade(episode, attempt.scaffold, clock)
+        session = open_session(attempt.answers, episode, attempt.scaffold, attempt.budget)
+        episode.session = session
+        verdict, error_text = await _act_and_grade(episode, attempt.scaffold, clock, session)
         record = episode.trajectory()
         own: dict[str, Any] = {
             "verdict": verdict,
             "error": error_text,
             "started": started,
             "seconds": clock.seconds,
+            **recorded(session),
         }
         return record.model_copy(update=own)
     finally:
@@ -111,7 +125,10 @@ async def run_episode(attempt: Attempt) -> Trajectory:
 
 
 async def _act_and_grade(
-    episode: WorkspaceEpisode, scaffold: Scaffold, clock: _Clock
+    episode: WorkspaceEpisode,
+    scaffold: Scaffold,
+    clock: _Clock,
+    session: RecordedSession | None,
 ) -> tuple[Verdict, str | None]:
     stop: Stop = "exited"
     agent_error = None
@@ -127,6 +144,10 @@ async def _act_and_grade(
             finally:
                 acting.cancel()
                 await asyncio.wait({acting}, timeout=CANCEL_SECONDS)
+                if session is not None:
+                    session.end("the episode has ended")
+            if session is not None and session.stop is not None and stop == "exited":
+                stop = session.stop
             agent_error = _raised(acting)
         with clock.phase("grade"):
             submitted_before = episode.verdict is not None
@@ -154,7 +175,7 @@ def _raised(acting: asyncio.Task[None]) -> str | None:
     if not acting.done() or acting.cancelled():
         return None
     error = acting.exception()
-    if error is None:
+    if error is None or isinstance(error, BudgetError):
         return None
     blameless = next((e for e in _roots(error) if isinstance(e, (InfraError, VerifierError))), None)
     if blameless is not None:

@@ -7,21 +7,24 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from m2gym.core.errors import InputError
-from m2gym.core.protocols import Scaffold
+from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.task import Split, Task, Taskset
 from m2gym.envs.catalog import env_entry
+from m2gym.models.budget import Budget
 from m2gym.rollout.blocking import run_blocking
 from m2gym.rollout.driver import Attempt, run_episode
 from m2gym.rollout.progress import EpisodeProgress
 from m2gym.rollout.run import Run
 from m2gym.rollout.run_folder import RunWriter
 from m2gym.rollout.run_info import RunConfig, new_info
+from m2gym.rollout.sessions import as_model, check_uses_model
 from m2gym.scaffolds.agents import check_scaffold, describe, parse_agent
+from m2gym.scaffolds.blackbox.contract import mounts_of
 from m2gym.tasksets.cache import silent
 
 RUNS = Path("runs")
@@ -32,7 +35,8 @@ def evaluate(
     env: str,
     *,
     agent: str | Scaffold,
-    model: str | None = None,
+    model: str | Model | None = None,
+    budget: Budget | None = None,
     split: Split = "test",
     limit: int | None = None,
     tasks: Sequence[str] | None = None,
@@ -49,7 +53,9 @@ def evaluate(
     Args:
         env: environment id.
         agent: ``id``, ``id:argument``, ``module:Class`` or an object with ``async run(episode)``.
-        model: for agents that call one.
+        model: for agents that call one: ``scripted:FILE``, ``replay:RUN``, a provider's name, … or
+            a `m2gym.core.protocols.Model`.
+        budget: what an episode's model calls may use; see `m2gym.models.budget.Budget`.
         split: whose tasks, unless ``tasks`` names them; ``limit`` keeps the first so many.
         attempts: episodes a task.
         concurrency: episodes at once; by default one a processor.
@@ -71,6 +77,7 @@ def evaluate(
             env,
             agent=agent,
             model=model,
+            budget=budget,
             split=split,
             limit=limit,
             tasks=tasks,
@@ -89,7 +96,8 @@ async def evaluate_async(
     env: str,
     *,
     agent: str | Scaffold,
-    model: str | None = None,
+    model: str | Model | None = None,
+    budget: Budget | None = None,
     split: Split = "test",
     limit: int | None = None,
     tasks: Sequence[str] | None = None,
@@ -107,7 +115,9 @@ async def evaluate_async(
     for name, value in (("limit", limit), ("attempts", attempts), ("concurrency", concurrency)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
-    scaffold = parse_agent(agent, model) if isinstance(agent, str) else check_scaffold(agent)
+    scaffold = parse_agent(agent) if isinstance(agent, str) else check_scaffold(agent)
+    check_uses_model(scaffold, model)
+    answers, named = as_model(model)
     entry = env_entry(env)
     taskset = entry.taskset()
     chosen = choose(taskset, split, limit, tasks)
@@ -115,7 +125,8 @@ async def evaluate_async(
         env=entry.id,
         agent=agent if isinstance(agent, str) else scaffold.name,
         scaffold=describe(scaffold),
-        model=model,
+        model=named,
+        budget=asdict(budget) if budget is not None else {},
         split=split,
         tasks=tuple(task.id for task in chosen),
         attempts=attempts,
@@ -130,18 +141,21 @@ async def evaluate_async(
         task=chosen[0],
         scaffold=scaffold,
         agent=config.agent,
-        model=model,
+        model=named,
         workspace=workspace,
+        answers=answers,
+        budget=budget,
     )
     workers = 1 if getattr(scaffold, "interactive", False) else concurrency or os.cpu_count() or 1
     with RunWriter(path, info, resume=resume) as writer:
-        todo = plan(first, chosen, attempts, seed, writer.done)
         total = len(chosen) * attempts
         label = f"{config.env} · {config.agent}"
         shown = progress and not getattr(scaffold, "interactive", False)
         with EpisodeProgress(label, total, len(writer.done), shown=shown) as bar:
             if getattr(taskset, "progress", None) is silent:
                 taskset.progress = bar.files  # type: ignore[attr-defined]
+            mounts = await asyncio.to_thread(mounts_of, scaffold, None, bar.files)
+            todo = plan(replace(first, mounts=mounts), chosen, attempts, seed, writer.done)
             await _Pool(todo, writer, bar).work(min(workers, total))
     return Run(path)
 

@@ -25,6 +25,9 @@ class RunConfig(Frozen):
         default_factory=dict, description="the scaffold's name, class and settings"
     )
     model: str | None = Field(None, description="the model the scaffold calls")
+    budget: dict[str, float | None] = Field(
+        default_factory=dict, description="what an episode's calls of the model may use"
+    )
     split: Split = "test"
     tasks: tuple[str, ...] = Field((), description="ids of the tasks, in their order")
     attempts: int = Field(1, ge=1, description="episodes a task")

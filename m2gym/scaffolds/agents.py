@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ from m2gym.core.protocols import Scaffold
 from m2gym.core.registry import SCAFFOLDS
 
 
-def parse_agent(text: str, model: str | None = None) -> Scaffold:
+def parse_agent(text: str) -> Scaffold:
     """A scaffold from ``id``, ``id:argument`` or ``module:Class``.
 
     The argument goes to the class's ``from_argument``. A ``module`` is looked for in the current
-    folder too. ``model`` goes to scaffolds that take one.
+    folder too.
 
     Raises:
         UnknownIdError: no such scaffold; it names the nearest.
-        InputError: the scaffold takes no argument or no model, or refuses what it was given.
+        InputError: the scaffold takes no argument, or refuses what it was given.
     """
     name, colon, argument = text.partition(":")
     if name not in SCAFFOLDS and colon and argument.isidentifier():
@@ -31,19 +32,14 @@ def parse_agent(text: str, model: str | None = None) -> Scaffold:
         kind = SCAFFOLDS.get(name)
     if not callable(kind):
         raise InputError(f"agent {text!r} is a {type(kind).__name__}, not a scaffold class")
-    options: dict[str, Any] = {}
-    if model is not None:
-        if "model" not in inspect.signature(kind).parameters:
-            raise InputError(f"agent {name!r} calls no model; leave the model {model!r} out")
-        options["model"] = model
     if not colon:
         try:
-            inspect.signature(kind).bind(**options)
+            inspect.signature(kind).bind()
         except TypeError as error:
             raise InputError(f"agent {text!r} needs an argument, {name}:…: {error}") from None
-        scaffold = kind(**options)
+        scaffold = kind()
     elif hasattr(kind, "from_argument"):
-        scaffold = kind.from_argument(argument, **options)
+        scaffold = kind.from_argument(argument)
     else:
         raise InputError(f"agent {name!r} takes no argument, got {argument!r}")
     return check_scaffold(scaffold)
@@ -62,17 +58,22 @@ def check_scaffold(value: Any) -> Scaffold:
 def describe(scaffold: Scaffold) -> dict[str, Any]:
     """The name and settings that make two runs comparable; goes into ``run.json``."""
     settings: dict[str, Any] = {}
-    if dataclasses.is_dataclass(scaffold) and not isinstance(scaffold, type):
+    if callable(own := getattr(scaffold, "settings", None)):
+        settings = own()
+    elif dataclasses.is_dataclass(scaffold) and not isinstance(scaffold, type):
         settings = dataclasses.asdict(scaffold)
     elif hasattr(scaffold, "model_dump"):
         settings = scaffold.model_dump(mode="json")
     settings.pop("name", None)
     kind = type(scaffold)
-    return {
+    described = {
         "name": scaffold.name,
         "class": f"{kind.__module__}:{kind.__qualname__}",
-        "settings": settings,
+        "settings": json.loads(json.dumps(settings, default=str)),
     }
+    if callable(hashed := getattr(scaffold, "content_hash", None)):
+        described["hash"] = hashed()
+    return described
 
 
 def _imported(module: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from m2gym.core.errors import InputError, WorkspaceLostError
 from m2gym.core.protocols import Episode
@@ -17,6 +18,7 @@ class Gold:
     """
 
     name: str = field(default="gold", init=False)
+    uses_model: ClassVar[bool] = False
 
     async def run(self, episode: Episode) -> None:
         reference = episode.prepared.reference

@@ -25,6 +25,7 @@ class Human:
     """
 
     name: str = field(default="human", init=False)
+    uses_model: ClassVar[bool] = False
     interactive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

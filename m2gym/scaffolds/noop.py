@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from m2gym.core.protocols import Episode
 
@@ -12,6 +13,7 @@ class Noop:
     """Submits at once."""
 
     name: str = field(default="noop", init=False)
+    uses_model: ClassVar[bool] = False
 
     async def run(self, episode: Episode) -> None:
         await episode.submit()

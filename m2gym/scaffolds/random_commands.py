@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Action, Episode
@@ -36,6 +36,7 @@ class RandomCommands:
     steps: int = 5
     seed: int = 0
     name: str = field(default="random", init=False)
+    uses_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:

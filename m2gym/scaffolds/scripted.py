@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -26,6 +26,7 @@ class Scripted:
 
     actions: Sequence[Action] | Mapping[str, Sequence[Action]]
     name: str = field(default="scripted", init=False)
+    uses_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         listed = self.actions if isinstance(self.actions, Mapping) else {ANY_TASK: self.actions}
