@@ -21,7 +21,9 @@ Rows = list[dict[str, Any]]
 def bench(
     name: Annotated[
         str,
-        typer.Argument(help="workspace (boxes and episodes), episode, tasks, forge or kernels."),
+        typer.Argument(
+            help="workspace (boxes and episodes), episode, tasks, gateway, forge, kernels."
+        ),
     ],
     env: Annotated[str, typer.Option(help="Environment whose episodes are measured.")] = "swe-repo",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many of its tasks.")] = 4,
@@ -42,6 +44,7 @@ def bench(
         "episode": episode,
         "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
         "tasks": lambda: _module("m2gym.tasksets.bench"),
+        "gateway": lambda: _module("m2gym.gateway.bench"),
         "forge": lambda: _module("m2gym.forge.bench"),
         "kernels": lambda: _module("m2gym.kernels.bench"),
     }

@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 from aiohttp import web
@@ -91,7 +91,7 @@ class Exchange:
         withhold(call, entry.granted)
         if self.route.action == "count":
             return _json(dialect.counted(await count_tokens(entry.session, call)))
-        turn = entry.turns.join(entry.session, call.request)
+        turn = entry.turns.join(entry.session, replace(call.request, streamed=call.stream))
         delivered = False
         try:
             if call.stream:
@@ -192,6 +192,8 @@ async def read_body(request: web.BaseRequest) -> bytes:
     if (request.content_length or 0) > limit:
         raise Fault("too_large", f"the body has {request.content_length} bytes; at most {limit}")
     try:
+        if request.content.is_eof():
+            return await request.read()
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
     except web.HTTPRequestEntityTooLarge:

@@ -1,0 +1,233 @@
+"""The gateway and its peers under the same load, in one run.
+
+Each proxy is pinned to one core, upstream and load to another, as far as the machine has two. A
+peer that is not installed is left out. LiteLLM's proxy is found as ``litellm`` on the path, or
+under the environment variable ``M2GYM_BENCH_LITELLM`` (it wants a virtual environment of its own).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from m2gym.core.errors import InfraError
+from m2gym.gateway.bench.load import Load, Measured
+
+CHUNKS = 200
+ROUNDS = 3
+"""Rounds over all proxies; the median of each figure is shown."""
+
+SECONDS = 3.0
+OPEN_SESSIONS = 1000
+
+START_SECONDS = 120.0
+"""How long a proxy may take to start."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running proxy: where it listens and what its sessions' secrets are made of."""
+
+    name: str
+    port: int
+    pid: int
+    secret: str = "sk-bench"
+    named: bool = False
+
+
+@contextlib.contextmanager
+def _process(command: list[str], core: int, env: dict[str, str] | None = None) -> Iterator[Any]:
+    cores = sorted(os.sched_getaffinity(0))
+    pin = {cores[core % len(cores)]}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, **(env or {})}, preexec_fn=lambda: os.sched_setaffinity(0, pin),
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _line(process: Any, what: str) -> str:
+    line: str = process.stdout.readline().strip()
+    if not line:
+        raise InfraError(f"{what} did not start: exit status {process.wait()}")
+    return line
+
+
+@contextlib.contextmanager
+def _module(name: str, *arguments: str, core: int) -> Iterator[tuple[int, int]]:
+    command = [sys.executable, "-m", f"m2gym.gateway.bench.{name}", *arguments]
+    with _process(command, core) as process:
+        yield int(_line(process, name)), process.pid
+
+
+@contextlib.contextmanager
+def _ours(upstream: int) -> Iterator[Proxy]:
+    spec = f"openai-compatible:http://127.0.0.1:{upstream}/v1#bench"
+    command = [sys.executable, "-m", "m2gym", "serve", "--model", spec, "--port", "0", "--json"]
+    with _process([*command, "--quiet"], 0) as process:
+        ready = json.loads(_line(process, "m2gym serve"))
+        port = int(ready["base_url"].rpartition(":")[2])
+        yield Proxy("m2gym", port, process.pid, ready["secret"], named=True)
+
+
+@contextlib.contextmanager
+def _peer(name: str, module: str, upstream: int) -> Iterator[Proxy]:
+    with _module(module, str(upstream), core=0) as (port, pid):
+        yield Proxy(name, port, pid)
+
+
+@contextlib.contextmanager
+def _litellm(program: str, upstream: int) -> Iterator[Proxy]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    route = {
+        "model_name": "bench",
+        "litellm_params": {
+            "model": "openai/bench",
+            "api_base": f"http://127.0.0.1:{upstream}/v1",
+            "api_key": "none",
+        },
+    }
+    slow = {**route, "model_name": "slow"}
+    slow["litellm_params"] = {**slow["litellm_params"], "model": "openai/slow"}  # type: ignore[dict-item]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_text(json.dumps({"model_list": [route, slow]}), "utf-8")
+        command = [program, "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+        quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+        quiet["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
+        with _process([*command, "--num_workers", "1"], 0, quiet) as process:
+            _wait_for(f"http://127.0.0.1:{port}/health/liveliness", process)
+            yield Proxy("LiteLLM proxy", port, process.pid)
+
+
+def _wait_for(url: str, process: Any) -> None:
+    ends = time.monotonic() + START_SECONDS
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < ends:
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError),
+            opener.open(url, timeout=5),
+        ):
+            return
+        if process.poll() is not None:
+            raise InfraError(f"the proxy behind {url} ended with {process.returncode}")
+        time.sleep(0.3)
+    raise InfraError(f"nothing answers at {url} after {START_SECONDS:g} s")
+
+
+def _drive(load: Load) -> Measured:
+    command = [sys.executable, "-m", "m2gym.gateway.bench.load", json.dumps(asdict(load))]
+    with _process(command, 1) as process:
+        out = process.stdout.read()
+    measured = Measured(**json.loads(out))
+    if measured.failed:
+        raise InfraError(f"under load an answer was no 200: {measured.failed[0][:300]}")
+    return measured
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process and its children."""
+    total = 0.0
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            total += int(line.split()[1]) / 1024
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return total + sum(memory_mb(int(child)) for child in children.read_text().split())
+
+
+def _figures(proxy: Proxy, seconds: float) -> dict[str, float]:
+    base = Load(proxy.port, secret=proxy.secret, named=proxy.named, seconds=seconds)
+    _drive(replace(base, seconds=0.5))
+    one = _drive(base)
+    many = _drive(replace(base, connections=64))
+    thinking = _drive(replace(base, connections=64, think=1.0, seconds=max(4.0, seconds)))
+    streams_one = _drive(replace(base, stream=True))
+    streams = _drive(replace(base, stream=True, connections=64))
+    slow = _drive(replace(base, stream=True, model="slow", requests=2, connections=8))
+    return {
+        "requests/s at 1": one.per_second,
+        "requests/s at 64": many.per_second,
+        "streams/s at 1": streams_one.per_second,
+        "streams/s at 64": streams.per_second,
+        "p50 ms at 1": one.p50_ms,
+        "p99 ms at 1": one.p99_ms,
+        "p50 ms, 64 thinking": thinking.p50_ms,
+        "p99 ms, 64 thinking": thinking.p99_ms,
+        "first piece ms": slow.first_ms,
+        "memory MB": memory_mb(proxy.pid),
+    }
+
+
+LATENCIES = ("p50 ms at 1", "p99 ms at 1", "p50 ms, 64 thinking", "p99 ms, 64 thinking")
+
+
+def run(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[dict[str, Any]]:
+    """One row a proxy. Latencies are added ones: what the upstream itself took is taken off."""
+    with _module("upstream", str(CHUNKS), core=1) as (upstream, upstream_pid):
+        direct = Proxy("upstream itself", upstream, upstream_pid)
+        makers: list[Callable[[], Any]] = [lambda: contextlib.nullcontext(direct)]
+        makers.append(lambda: _ours(upstream))
+        makers.append(lambda: _peer("aiohttp pass-through", "peer_aiohttp", upstream))
+        if all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "httpx")):
+            makers.append(
+                lambda: _peer("starlette + httpx pass-through", "peer_starlette", upstream)
+            )
+        litellm = os.environ.get("M2GYM_BENCH_LITELLM") or shutil.which("litellm")
+        if litellm:
+            makers.append(lambda: _litellm(litellm, upstream))
+        seen: dict[str, list[dict[str, float]]] = {}
+        for _ in range(rounds):
+            for make in makers:
+                with make() as proxy:
+                    seen.setdefault(proxy.name, []).append(_figures(proxy, seconds))
+        rows = _rows(seen)
+        with _ours(upstream) as proxy:
+            rows.append(_open_sessions(proxy))
+    return rows
+
+
+def _rows(seen: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    medians = {
+        name: {key: statistics.median(f[key] for f in figures) for key in figures[0]}
+        for name, figures in seen.items()
+    }
+    direct = next(iter(medians.values()))
+    rows: list[dict[str, Any]] = []
+    for name, figures in medians.items():
+        row: dict[str, Any] = {"proxy": name, **figures}
+        if figures is not direct:
+            row |= {key: figures[key] - direct[key] for key in (*LATENCIES, "first piece ms")}
+        rows.append(row)
+    return rows
+
+
+def _open_sessions(proxy: Proxy) -> dict[str, Any]:
+    load = Load(proxy.port, secret=proxy.secret, named=True)
+    _drive(replace(load, connections=OPEN_SESSIONS, requests=5))
+    name = f"m2gym, {OPEN_SESSIONS} open sessions"
+    return {"proxy": name, "memory MB": memory_mb(proxy.pid)}
