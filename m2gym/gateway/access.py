@@ -99,7 +99,7 @@ class Keyring:
         self._ended: OrderedDict[str, str] = OrderedDict()
 
     def __contains__(self, entry: Entry) -> bool:
-        return entry.id in self._open
+        return self._open.get(entry.id) is entry
 
     def entries(self) -> list[Entry]:
         """Open sessions in the order they were added."""
@@ -141,14 +141,20 @@ class Keyring:
         self._open[key] = child
         return child
 
-    def end(self, secret: str) -> Entry | None:
-        """Take a session's secret back; later calls with it are told that it ended."""
-        entry = self._open.pop(_public(secret), None)
-        if entry is not None:
-            self._ended[entry.id] = entry.secret
-            while len(self._ended) > ENDED_KEPT:
-                self._ended.popitem(last=False)
-        return entry
+    def end(self, secret: str) -> list[Entry]:
+        """Take a session's secret back; later calls with it are told that it ended.
+
+        Sessions made by name under it end too. What ended is returned.
+        """
+        id = _public(secret)
+        if id not in self._open:
+            return []
+        ended = [e for key, e in self._open.items() if key == id or key.startswith(f"{id}.")]
+        self._open = {key: e for key, e in self._open.items() if e not in ended}
+        self._ended[id] = ended[0].secret
+        while len(self._ended) > ENDED_KEPT:
+            self._ended.popitem(last=False)
+        return ended
 
 
 def _public(secret: str) -> str:

@@ -59,7 +59,7 @@ class Exchange:
 
     def __init__(self, request: web.BaseRequest, route: Route, entry: Entry) -> None:
         self.request, self.route, self.entry = request, route, entry
-        self.outcome = Outcome(entry.id, route.dialect.name)
+        self.outcome = Outcome(entry.name or entry.id, route.dialect.name)
         self._id = secrets.token_hex(12)
 
     async def run(self) -> web.StreamResponse:

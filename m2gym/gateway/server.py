@@ -120,8 +120,7 @@ class Gateway:
 
     def remove(self, secret: str) -> None:
         """Close a session to clients: its calls are cancelled, later ones are told it ended."""
-        entry = self._keys.end(secret)
-        if entry is not None:
+        for entry in self._keys.end(secret):
             entry.turns.cancel()
 
     async def remove_socket(self, access: Access) -> None:

@@ -409,3 +409,12 @@ async def test_a_name_behind_the_secret_is_a_session_of_its_own(gateway, http):
     plain = gateway.add(Talk([Say("x")]))
     async with http.post(f"{plain.url}.a/v1/messages", json={}) as got:
         assert got.status == 401
+    made["a"].gate = asyncio.Event()
+    chats = f"{opened.url}.a/v1/chat/completions"
+    asked = asyncio.create_task(http.post(chats, json=CHAT))
+    await until(lambda: len(made["a"].requests) == 3)
+    gateway.remove(opened.secret)
+    assert (await asked).status == 401
+    assert made["a"].cancelled == 1
+    async with http.post(chats, json=CHAT) as got:
+        assert "ended" in (await got.json())["error"]["message"]
