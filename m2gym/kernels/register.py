@@ -156,9 +156,11 @@ def _attention_forward(module: Any) -> Any:
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
-        past_key_values: Any = None,
+        cache: Any = None,
+        past_key_values: Any = None,  # the cache's name in transformers before 5.24
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        cache = past_key_values if cache is None else cache
         rows, tokens = hidden_states.shape[:2]
         # One row of positions for all rows, or one each: both as a flat list.
         cos, sin = (t.flatten(0, 1) for t in position_embeddings)
@@ -174,8 +176,8 @@ def _attention_forward(module: Any) -> Any:
         key = turned(module.k_proj, module.k_norm)
         value = module.v_proj(hidden_states).view(rows, tokens, -1, module.head_dim)
         value = value.transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, module.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, module.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             module.config._attn_implementation, eager_attention_forward
         )
