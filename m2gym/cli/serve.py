@@ -128,6 +128,7 @@ class _Serve:
                     self._session("main") if self.model else None,
                     episode=env.episode if env else None,
                     granted=self.granted,
+                    name="main",
                     branch=self._session if self.model else None,
                 )
                 self._ready(gateway, access, env)

@@ -98,6 +98,7 @@ class Gateway:
         models: Iterable[str] = (),
         stop_status: int | None = None,
         branch: Callable[[str], Session] | None = None,
+        name: str = "",
     ) -> Access:
         """Open a session to clients.
 
@@ -110,12 +111,13 @@ class Gateway:
                 chosen from its ``User-Agent``.
             branch: makes a session of its own for each ``SECRET.NAME`` that a client uses as its
                 secret, when it first does.
+            name: what the session is called before whoever watches.
         """
         if not self.base_url:
             raise InputError("start the gateway before sessions are added: await gateway.start()")
         entry = self._keys.new(session, episode)
         entry.granted, entry.models = frozenset(granted), tuple(models)
-        entry.stop_status, entry.branch = stop_status, branch
+        entry.stop_status, entry.branch, entry.name = stop_status, branch, name
         return Access(entry.secret, self.base_url)
 
     def remove(self, secret: str) -> None:
