@@ -137,6 +137,8 @@ class Finder:
         self.tasks: Counter[str] = Counter()
         self.pending: list[tuple[Candidate, Answer]] = []
         self.last = 0
+        self.measuring = 0
+        self.measured = asyncio.Condition()
 
     async def run(self, concurrency: int = 2) -> list[Recipe]:
         """Find the tasks, in ``concurrency`` boxes at once.
@@ -175,13 +177,25 @@ class Finder:
     async def _work(self) -> None:
         async with Screen(self.release.prepared, self.make_box, self.base.command) as screen:
             await screen.ask({}, self.release.test_paths(), only=self.base.green, write=True)
-            while len(self.found) < self.wanted and (candidate := self._next()) is not None:
+            while (candidate := await self._awaited()) is not None:
                 self.progress(
                     f"{self.release.name}: {candidate.mutation.operator}",
                     len(self.found),
                     self.wanted,
                 )
                 await self._consider(screen, candidate)
+
+    async def _awaited(self) -> Candidate | None:
+        """The next candidate, once it is sure that one more task is wanted."""
+        async with self.measured:
+            await self.measured.wait_for(
+                lambda: len(self.found) >= self.wanted or self.missing() > self.measuring
+            )
+        return self._next() if self.missing() else None
+
+    def missing(self) -> int:
+        """Tasks that are still wanted."""
+        return self.wanted - len(self.found)
 
     def _next(self) -> Candidate | None:
         """The next candidate of the operator that has the fewest tasks yet."""
@@ -271,12 +285,20 @@ class Finder:
         head = chosen[0]
         if any(self.used[c.function] >= A_FUNCTION for c in chosen):
             return self._leave(head, "the function has tasks enough")
+        if self.missing() <= self.measuring:
+            return self._leave(head, "enough tasks by then")
         reached = {test: depth for c in chosen for test, depth in c.reached.items()}
         lost = shown(answer, reached)
         self.taken.add(frozenset(lost))
         for candidate in chosen:
             self.used[candidate.function] += 1
-        reason, note = await self._measure(chosen, answer, lost, reached)
+        self.measuring += 1
+        try:
+            reason, note = await self._measure(chosen, answer, lost, reached)
+        finally:
+            async with self.measured:
+                self.measuring -= 1
+                self.measured.notify_all()
         if reason is None:
             self.funnel.kept += 1
             self.last = self.funnel.tried
@@ -323,12 +345,10 @@ class Finder:
             return "other tests fail when all are run", f"{name}: {sorted(set(outcomes[0]))[:5]}"
         seconds = sorted(v.evidence["seconds"]["total"] for v in verdicts)[RUNS // 2]
         recipe = recipe.model_copy(update={"seconds": round(seconds, 2)})
-        if len(self.found) < self.wanted:
-            self.found.append(recipe)
-            if self.kept is not None:
-                self.kept(recipe)
-            return None, ""
-        return "enough tasks by then", ""
+        self.found.append(recipe)
+        if self.kept is not None:
+            self.kept(recipe)
+        return None, ""
 
     def _recipe(
         self,

@@ -15,6 +15,8 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache, file_sha256
 from m2gym.tasksets.fetch import RegistryFile, fetch
+from m2gym.tasksets.recipe import pinned
+from m2gym.tasksets.repository import PYTEST
 from m2gym.tasksets.swe_repo import recipes
 from m2gym.workspaces import make_workspace
 from m2gym.workspaces.bubblewrap import ability
@@ -73,15 +75,19 @@ class Index:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def add(self, project: str, version: str, files: Mapping[str, str]) -> RegistryFile:
+    def add(self, project: str, version: str, files: Mapping[str, str | bytes]) -> RegistryFile:
         """Publish a source archive; PKG-INFO is added."""
         top = f"{project}-{version}"
         info = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
         named = {f"{top}/{path}": text for path, text in {"PKG-INFO": info, **files}.items()}
+        return self.publish(project, version, tar_of(named))
+
+    def publish(self, project: str, version: str, data: bytes) -> RegistryFile:
+        """Publish the bytes of a source archive as they are."""
         folder = self.root / project
         folder.mkdir(parents=True, exist_ok=True)
-        archive = folder / f"{top}.tar.gz"
-        archive.write_bytes(tar_of(named))
+        archive = folder / f"{project}-{version}.tar.gz"
+        archive.write_bytes(data)
         links = "".join(f'<a href="{p.name}">{p.name}</a>\n' for p in folder.glob("*.tar.gz"))
         (folder / "index.html").write_text(f"<html><body>{links}</body></html>")
         return RegistryFile(
@@ -98,3 +104,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     return found
+
+
+@pytest.fixture
+def wheels(registry: None, real_cache: Cache, cache: Cache) -> Cache:
+    """A fresh cache that has pytest's wheels."""
+    files = [pinned()[name] for name in PYTEST]
+    for path in fetch(files, real_cache).values():
+        target = cache.blob_path(path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return cache

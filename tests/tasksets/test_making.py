@@ -3,17 +3,14 @@
 from collections.abc import Callable
 
 import pytest
+from m2gym.tasksets.version_diff import make_version_diff
 
 import m2gym.rewards  # noqa: F401  (registers the reward functions)
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache
-from m2gym.tasksets.fetch import fetch
-from m2gym.tasksets.injected import candidates, find_injected
-from m2gym.tasksets.recipe import pinned
-from m2gym.tasksets.repository import PYTEST, build_repository
+from m2gym.tasksets.repository import build_repository
 from m2gym.tasksets.sdist import PackageRejectedError
-from m2gym.tasksets.version_diff import make_version_diff
 from tests.tasksets.conftest import Index
 
 MakeBox = Callable[[WorkspaceSpec], Workspace]
@@ -29,17 +26,6 @@ TESTS = (
     "def test_version(): assert importlib.metadata.version('tiny')\n"
     "def test_flaky(): assert random.SystemRandom().random() < 0.5\n"
 )
-
-
-@pytest.fixture
-def wheels(registry: None, real_cache: Cache, cache: Cache) -> Cache:
-    """A fresh cache that has pytest's wheels."""
-    files = [pinned()[name] for name in PYTEST]
-    for path in fetch(files, real_cache).values():
-        target = cache.blob_path(path.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    return cache
 
 
 def _release(text: str, tests: str = TESTS) -> dict[str, str]:
@@ -84,33 +70,6 @@ async def test_equal_releases_and_releases_without_failing_tests_are_rejected(
         await make_version_diff(old, same, **common)  # type: ignore[arg-type]
     with pytest.raises(PackageRejectedError, match="no test of the new release fails"):
         await make_version_diff(old, unseen, **common)  # type: ignore[arg-type]
-
-
-async def test_injected_bugs_are_found_and_hide_the_tests_that_show_them(
-    index: Index, wheels: Cache, make_box: MakeBox
-) -> None:
-    file = index.add("tiny", "1.1", _release(NEW, TESTS.partition("def test_flaky")[0]))
-    found = [
-        recipe
-        async for recipe, _ in find_injected(
-            file, seed=0, split="train", make_box=make_box, tries=2, cache=wheels
-        )
-    ]
-    assert found
-    recipe = found[0]
-    assert recipe.mutations[0].path == "tiny/__init__.py"
-    assert recipe.shown_by == ("tests/test_size.py",)
-    built = build_repository(file, None, recipe.mutations, recipe.shown_by, wheels)
-    assert not (built.root / "tests/test_size.py").exists()
-    assert (built.hidden / "tests/test_size.py").exists()
-    assert (built.root / "tiny/__init__.py").read_text() != NEW
-    assert (built.fixed / "tiny/__init__.py").read_text() == NEW
-
-
-def test_candidates_depend_on_the_seed_only(index: Index, cache: Cache) -> None:
-    file = index.add("tiny", "1.0", _release(OLD * 3))
-    assert candidates(file, cache, 1) == candidates(file, cache, 1)
-    assert len({repr(candidates(file, cache, seed)) for seed in range(5)}) > 1
 
 
 def test_the_tree_lacks_changelog_leftovers_and_the_new_source(index: Index, cache: Cache) -> None:

