@@ -25,10 +25,10 @@ from m2gym.kernels.logits import CISPO, GIVEN, PPO, Head, check_width, logits_pa
 from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 
 _KERNEL = "logprobs"
-# The project's choice: what a chunk's gradient may take. For M2's head 1,536 rows, which cuBLAS
-# cuts into just under one tile of 192 × 192 for each of Hopper's 132 multiprocessors; sums in fp32
-# read and write twice as much at every chunk, so there the chunks are as large as 1 GB allows.
-CHUNK_BYTES, EXACT_CHUNK_BYTES = 630_000_000, 975_000_000
+# The project's choice: what a chunk's gradient may take. For M2's head 1,408 rows: the products
+# fill Hopper's 132 multiprocessors about once. Sums in fp32 read and write twice as much at every
+# chunk, so there the chunks are as large as 1 GB allows: 2,432 rows.
+CHUNK_BYTES, EXACT_CHUNK_BYTES = 570_000_000, 975_000_000
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ class Costs:
     call: int = 3_000_000
     copy: int = 900_000
     row: int = 190
-    mixed: int = 190
+    mixed: int = 480
 
 
 def _pairs(r: Rectangle) -> int:
