@@ -66,7 +66,8 @@ class Plugin:
     def pytest_runtest_logreport(self, report: Any) -> None:
         name = report.nodeid
         if report.failed:
-            self.outcomes[name] = "failed"
+            if self.outcomes.get(name) != "timeout":
+                self.outcomes[name] = "failed"
             self.lost.add(name.partition("[")[0])
         elif hasattr(report, "wasxfail"):
             self.outcomes[name] = "xfailed" if report.skipped else "xpassed"

@@ -1,0 +1,67 @@
+from typing import Any
+
+import pytest
+
+from m2gym.tasksets.describe import describe
+
+WRONG: dict[str, Any] = {
+    "kind": "compared",
+    "sign": "Eq",
+    "call": "f(1)",
+    "api": ["f"],
+    "got": "2",
+    "expected": "3",
+    "got_type": "int",
+    "expected_type": "int",
+}
+
+
+def test_the_same_facts_and_seed_give_the_same_words() -> None:
+    texts = {describe("p", {"t": WRONG}, seed) for seed in range(30)}
+    assert len(texts) > 3
+    assert describe("p", {"t": WRONG}, 1) == describe("p", {"t": WRONG}, 1)
+    for text in texts:
+        assert text is not None
+        assert "`f(1)`" in text
+        assert "`2`" in text
+        assert "`3`" in text
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"kind": "failed", "call": "f(1)", "api": ["f"]},
+        {**WRONG, "got": "<p.Thing object>", "expected": "<p.Thing object>"},
+        {**WRONG, "open": ["x"]},
+        {**WRONG, "call": "x"},
+        {"kind": "raised", "raised": {"type": "ValueError", "message": "no"}},
+        {**WRONG, "got": "3"},
+    ],
+)
+def test_what_shows_no_behaviour_is_not_told(facts: dict[str, Any]) -> None:
+    assert describe("p", {"t": facts}) is None
+
+
+def test_many_failures_are_a_few_examples_and_a_mention_of_others() -> None:
+    facts = {f"t{n}": {**WRONG, "call": f"f({n})", "got": str(n)} for n in range(10, 18)}
+    text = describe("p", facts)
+    assert text is not None
+    assert text.count("\n- ") == 3
+    assert "same trouble" in text
+
+
+def test_long_texts_are_shown_where_they_part() -> None:
+    got, expected = "a" * 300 + "X" + "b" * 300, "a" * 300 + "Y" + "b" * 300
+    text = describe(
+        "p",
+        {"t": {**WRONG, "got": repr(got), "expected": repr(expected), "texts": [got, expected]}},
+    )
+    assert text is not None
+    assert "character 301" in text
+    assert len(text) < 400
+
+
+def test_backticks_in_values_keep_the_markup_whole() -> None:
+    text = describe("p", {"t": {**WRONG, "got": "'`a`'"}})
+    assert text is not None
+    assert "`` '`a`' ``" in text
