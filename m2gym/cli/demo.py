@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from m2gym.cli import options
 from m2gym.cli.output import note, show, show_json
 from m2gym.core.errors import InputError
+from m2gym.core.task import Taskset
 
 SCRIPT = ("ls -la", "grep -rn 'def ' --include='*.py' . | head -5", "echo 'looked' > NOTES.txt")
 """What the scripted agent does in any repository: it looks, leaves a note, and solves nothing."""
@@ -27,6 +29,7 @@ def demo(
     `gold` applies each task's reference change, `noop` does nothing, `scripted` only looks around.
     The first time the tasks' files are downloaded; later it works offline.
     """
+    from m2gym.envs.catalog import env_entry
     from m2gym.report.table import summary_table
     from m2gym.rollout.evaluation import evaluate, next_folder
     from m2gym.scaffolds.gold import Gold
@@ -34,13 +37,14 @@ def demo(
     from m2gym.scaffolds.scripted import Scripted
 
     path = out if out is not None else next_folder(env, "demo")
-    note(f"{env}: 3 agents over {limit} task(s); the first time their files are downloaded")
+    sample = sample_of(env_entry(env).taskset(), limit)
+    note(f"{env}: 3 agents over {len(sample)} task(s); the first time their files are downloaded")
     try:
         runs = [
             evaluate(
                 env,
                 agent=agent,
-                limit=limit,
+                tasks=sample,
                 workspace=workspace,
                 out=path / agent.name,
                 progress=not json,
@@ -64,3 +68,27 @@ def demo(
     lost = next((t.error for run in runs for t in run if t.error), None)
     if any(summary.estimate is None for summary in summaries):
         raise InputError(f"some agents could not be graded; the first cause: {lost}")
+
+
+def sample_of(taskset: Taskset, count: int) -> list[str]:
+    """Tasks of the test split that are quick to grade, of as many packages and kinds as there are.
+
+    Tasks that do not say so come in the taskset's own order.
+    """
+    groups: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for task_id in taskset.ids("test"):
+        told = taskset.task(task_id).metadata
+        key = (str(told.get("package", "")), str(told.get("kind", "")))
+        groups.setdefault(key, []).append((float(told.get("grade_seconds", 0)), task_id))
+    for listed in groups.values():
+        listed.sort(key=lambda entry: entry[0])
+    chosen: list[str] = []
+    packages: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    while groups and len(chosen) < count:
+        key = min(groups, key=lambda k: (packages[k[0]], kinds[k[1]], groups[k][0][0]))
+        chosen.append(groups[key].pop(0)[1])
+        packages[key[0]] += 1
+        kinds[key[1]] += 1
+        groups = {k: listed for k, listed in groups.items() if listed}
+    return chosen

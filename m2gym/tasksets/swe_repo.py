@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 from m2gym.tasksets.cache import Cache, Progress, silent
@@ -29,13 +30,18 @@ class SweRepo(RecipeTaskset):
 def recipes() -> dict[str, Recipe]:
     """Id → recipe of every task shipped with m2gym, in alphabetical order.
 
-    A file of ``tasks/`` holds one recipe (``.json``) or one a line (``.jsonl``).
+    A file of ``tasks/`` holds one recipe (``.json``) or one a line (``.jsonl``); seconds and distance
+    are those of the last verification (``verified.json``) where there was one.
     """
+    verified = data() / "verified.json"
+    measured = json.loads(verified.read_text(encoding="utf-8")) if verified.is_file() else {}
     found = {}
     for entry in (data() / "tasks").iterdir():
         text = entry.read_text(encoding="utf-8")
         lines = text.splitlines() if entry.name.endswith(".jsonl") else [text]
         for line in filter(str.strip, lines):
             recipe = load(line, entry.name)
-            found[recipe.id] = recipe
+            told = measured.get(recipe.id, {})
+            known = {key: told[key] for key in ("seconds", "distance") if told.get(key)}
+            found[recipe.id] = recipe.model_copy(update=known)
     return dict(sorted(found.items()))

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from m2gym import __version__ as m2gym_version
+from m2gym.cli.demo import sample_of
+from m2gym.core.task import Task
+from m2gym.tasksets.memory import ListTaskset
 from tests.rollout.tiny import install
 
 
@@ -185,6 +188,26 @@ def test_validate_names_the_task_that_fails(m2gym):
     [good, bad] = json.loads(done.stdout)["tasks"]
     assert good["ok"]
     assert "the mirror is down" in bad["problems"][0]
+
+
+def test_a_sample_is_of_many_packages_and_kinds_and_quick():
+    def task(name, package, kind, seconds):
+        told = {"package": package, "kind": kind, "grade_seconds": seconds, "split": "test"}
+        return Task(id=name, instruction="x", metadata=told)
+
+    tasks = [
+        task("a1", "a", "injected-bug", 1.0),
+        task("a2", "a", "version-diff", 9.0),
+        task("a3", "a", "injected-bug", 0.5),
+        task("b1", "b", "injected-bug", 2.0),
+        task("b2", "b", "version-diff", 3.0),
+    ]
+    taskset = ListTaskset("some", tasks)
+    assert sample_of(taskset, 2) == ["a3", "b2"]
+    assert sample_of(taskset, 4) == ["a3", "b2", "a2", "b1"]
+    assert len(sample_of(taskset, 9)) == 5
+    plain = ListTaskset("plain", [Task(id=name, instruction="x") for name in ("z", "y")])
+    assert sample_of(plain, 1) == ["z"]
 
 
 def test_demo(m2gym):
