@@ -33,8 +33,13 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """``project-version`` of the newer release: the name of its list of green tests."""
+        """``project-version`` of the newer release: what the tasks are named after."""
         return f"{self.new.project}-{self.new.version}"
+
+    @property
+    def green(self) -> str:
+        """The name of the list of tests that pass with the fix."""
+        return f"{self.new.project}-{self.old.version}-{self.new.version}"
 
     def test_paths(self) -> list[str]:
         """The files and folders of hidden tests."""

@@ -1,10 +1,12 @@
-"""Measure many pairs of releases: ``python -m m2gym.tasksets.pairs LIST OUT``.
+"""Measure many pairs of releases: ``python -m m2gym.tasksets.pairs LIST OUT [--statements FILE]``.
 
 ``LIST`` is a JSON list of ``[package, old, new]``. Each pair's outcome is written to
 ``OUT/PACKAGE-NEW.json`` as soon as it is known: recipes (with generated statements), green tests,
 what the failing tests said, or the reason why no task came of it. A pair that has its file is not
 measured again, so a run can be stopped and goes on where it was; a machine's failure leaves no
-file. `steps` lists the steps between final releases of a package.
+file. With ``FILE``, a JSON object of task id → statement, the tasks that have one are shipped:
+written as recipes, with one row a pair in ``pairs.json``, into the data of ``swe-repo``. `steps`
+lists the steps between final releases of a package.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,13 @@ from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.fetch import pip_python
 from m2gym.tasksets.pair import open_pair
+from m2gym.tasksets.recipe import Recipe, group_by_file, pinned
 from m2gym.tasksets.splits import split_of
 from m2gym.tasksets.version_diffs import find_parts
 from m2gym.workspaces import make_workspace
 
 Step = tuple[str, str, str]
+DATA = Path(__file__).parent / "data" / "swe_repo"
 
 
 def steps(package: str, newest: int = 10) -> list[Step]:
@@ -129,6 +133,62 @@ def run(listed: Iterable[Step], out: Path, cache: Cache) -> None:
         print(f"{step}: {said} ({outcome['seconds']} s)", file=sys.stderr, flush=True)
 
 
+def ship(out: Path, statements: Mapping[str, str], folder: Path) -> list[Recipe]:
+    """Write recipes, green lists and ``pairs.json`` from the outcomes in ``out``.
+
+    Only tasks with a statement are shipped. The row of a pair says how many tasks came of it, how
+    many of these are shipped, and why its other parts, or the whole pair, became none.
+
+    Raises:
+        InputError: a statement belongs to no task.
+    """
+    rows = []
+    shipped: dict[str, list[Recipe]] = {}
+    for path in sorted(out.glob("*.json")):
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        row = {name: outcome[name] for name in ("package", "old", "new")}
+        recipes = [Recipe.model_validate(recipe) for recipe in outcome.get("recipes", ())]
+        taken = [
+            _shipped(recipe, statements[recipe.id]) for recipe in recipes if recipe.id in statements
+        ]
+        if "kind" in outcome:
+            rows.append({**row, "kind": outcome["kind"]})
+        else:
+            rows.append({**row, "parts": len(recipes), "shipped": len(taken)})
+            if outcome["dropped"]:
+                rows[-1]["dropped"] = outcome["dropped"]
+        if taken:
+            shipped.setdefault(outcome["package"], []).extend(taken)
+            text = json.dumps(group_by_file(tuple(outcome["green"])), indent=1, ensure_ascii=False)
+            _write(folder / "green" / f"{taken[0].green}.json", text + "\n")
+    found = [recipe for listed in shipped.values() for recipe in listed]
+    if lost := sorted(statements.keys() - {recipe.id for recipe in found}):
+        raise InputError(f"{len(lost)} statements belong to no task in {out}, first {lost[0]!r}")
+    for package, listed in shipped.items():
+        lines = [recipe.model_dump_json(exclude_defaults=True) for recipe in listed]
+        _write(folder / "tasks" / f"{package}-version-diff.jsonl", "\n".join(lines) + "\n")
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    _write(folder / "pairs.json", "[\n" + ",\n".join(lines) + "\n]\n")
+    return found
+
+
+def _shipped(recipe: Recipe, statement: str) -> Recipe:
+    """A recipe with its statement, what its tests need by name where the table has that file."""
+    table = {file: name for name, file in pinned().items()}
+    requires = tuple(
+        file if isinstance(file, str) else table.get(file, file) for file in recipe.requires
+    )
+    assert recipe.fixed is not None
+    green = f"{recipe.package}-{recipe.source.version}-{recipe.fixed.version}"
+    update = {"statement": statement.strip(), "requires": requires, "green": green}
+    return recipe.model_copy(update=update)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run as a command."""
     import m2gym.rewards  # noqa: F401  (registers the reward functions)
@@ -136,9 +196,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m m2gym.tasksets.pairs", description=__doc__)
     parser.add_argument("list", type=Path, help="JSON list of [package, old, new]")
     parser.add_argument("out", type=Path, help="folder for the outcomes")
+    parser.add_argument("--statements", type=Path, help="JSON object: task id → statement")
+    parser.add_argument("--data", type=Path, default=DATA, help="where recipes are written")
     chosen = parser.parse_args(arguments)
     listed = [(p, a, b) for p, a, b in json.loads(chosen.list.read_text(encoding="utf-8"))]
     run(listed, chosen.out, Cache())
+    if chosen.statements:
+        found = json.loads(chosen.statements.read_text(encoding="utf-8"))
+        print(f"{len(ship(chosen.out, found, chosen.data))} tasks are shipped")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.describe import Facts, describe
 from m2gym.tasksets.fetch import RegistryFile
-from m2gym.tasksets.measure import RUNS, MakeBox, Measured, judged, measure
+from m2gym.tasksets.measure import RUNS, MakeBox, Measured, failed, judged, measure
 from m2gym.tasksets.pair import Pair, moving, open_pair
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.recipe_taskset import RecipeTaskset, build
@@ -35,6 +35,8 @@ from m2gym.workspaces import make_workspace
 MAX_FAIL_TO_PASS = 40
 """More failing tests than this in one part are a new feature or a broken set-up; the project's
 choice."""
+EVIDENCE = 50
+"""So many failed tests a verdict names at most (`m2gym.tasksets.measure.failed`)."""
 MAX_FAILING = 120
 """More failing tests than this in a whole step are not looked at; the project's choice."""
 
@@ -90,7 +92,7 @@ async def find_parts(
         split: of all the tasks.
         command: extra pytest arguments (default: found).
         runs: runs of each side.
-        verdicts: verdicts on each part's reference change, and on no change.
+        verdicts: verdicts on each part's reference change, and on no change at all.
         progress: is told what goes on.
         apart: whether a step of several fixes is taken apart.
 
@@ -110,11 +112,15 @@ async def find_parts(
         answer = await screen.ask(
             splitter.with_only(()), splitter.tests, only=failing, explain=True
         )
+    lost = await _lost(pair, measured, used, make_box, cache, verdicts)
     for number, part in enumerate(parts, 1):
         name = pair.name if len(parts) == 1 else f"{pair.name}-{number}"
         progress(f"{name}: verifying", 1 + number, 2 + len(parts))
         if len(part.fail_to_pass) > MAX_FAIL_TO_PASS:
             found.dropped[name] = f"{len(part.fail_to_pass)} tests belong together, too many"
+            continue
+        if fine := set(part.fail_to_pass) - lost:
+            found.dropped[name] = f"without a change {len(fine)} of its tests are not seen to fail"
             continue
         statement = _statement(pair, part, answer.facts, measured.messages)
         recipe = _recipe(pair, part, measured, name, statement, split, used)
@@ -216,13 +222,40 @@ def _recipe(
         statement=statement,
         fail_to_pass=part.fail_to_pass,
         not_kept=tuple(t for t in measured.green if t in out),
-        green=pair.name,
+        green=pair.green,
         requires=pair.requires,
         command=tuple(command),
         artifacts=pair.built.sources,
         changed=1,
         seconds=max(measured.seconds, 0.01),
     )
+
+
+async def _lost(
+    pair: Pair,
+    measured: Measured,
+    command: Sequence[str],
+    make_box: MakeBox,
+    cache: Cache,
+    runs: int,
+) -> set[str]:
+    """The failing tests that the verifier sees fail, each time, when nothing is changed.
+
+    The box without a change is the same for all parts of a step, so all are judged at once: a part
+    is judged 0 if one of its tests is among these.
+    """
+    lost = set(measured.fail_to_pass)
+    for start in range(0, len(measured.fail_to_pass), EVIDENCE):
+        chosen = measured.fail_to_pass[start : start + EVIDENCE]
+        recipe = _recipe(pair, Part(chosen, ((),)), measured, pair.name, "", "train", command)
+        task = recipe.task(measured.green)
+        prepared = prepare_task(task, pair.built, pair.requires, cache)
+        try:
+            for verdict in await judged(prepared, make_box, runs=runs):
+                lost -= set(chosen) - (failed(verdict).keys() if verdict.reward == 0.0 else set())
+        except VerifierError as error:
+            raise PackageRejectedError(f"{pair.name}: it cannot be judged: {error}") from error
+    return lost
 
 
 async def _verified(
@@ -233,27 +266,22 @@ async def _verified(
     cache: Cache,
     runs: int,
 ) -> tuple[Recipe | None, str]:
-    """The recipe with the narrowest reference change that is judged 1, if no change is judged 0."""
+    """The recipe with the narrowest reference change that is judged 1 each time."""
     reason = ""
-    for number, pieces in enumerate(part.references):
+    for pieces in part.references:
         tried = recipe.model_copy(update={"part": pieces})
         built = await asyncio.to_thread(build, tried, cache)
         changed = sum(path.endswith(".py") for path in files_of(built.fixed)) or 1
         tried = tried.model_copy(update={"changed": changed})
         prepared = prepare_task(tried.task(measured.green), built, tried.requires, cache)
-        asked = [judged(prepared, make_box, gold=True, runs=runs)]
-        if number == 0:
-            asked.append(judged(prepared, make_box, runs=runs))
         try:
-            verdicts = await asyncio.gather(*asked)
+            verdicts = await judged(prepared, make_box, gold=True, runs=runs)
         except VerifierError as error:
             return None, f"it cannot be judged: {error}"
-        rewards = [[verdict.reward for verdict in side] for side in verdicts]
-        if number == 0 and set(rewards[1]) != {0.0}:
-            return None, f"no change is judged {rewards[1]}"
-        if set(rewards[0]) == {1.0}:
+        rewards = [verdict.reward for verdict in verdicts]
+        if set(rewards) == {1.0}:
             return tried, ""
-        reason = f"the reference change is judged {rewards[0]}"
+        reason = f"the reference change is judged {rewards}"
     return None, reason
 
 
