@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from m2gym.tasksets.repository import commit_tree
 from m2gym.tasksets.statement_evidence import Fix
 from m2gym.tasksets.swe_bench_rows import SweBenchRow
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def build_instance(row: SweBenchRow, checkout: Path, cache: Cache) -> Instance:
                 checkout, folder / "root", symlinks=True, dirs_exist_ok=True, ignore=ignored
             )
         else:
-            _archive(row, checkout, folder / "root")
+            _check_out(row, checkout, folder / "root")
         for field, patch, name in (
             ("test_patch", row.test_patch, "tests"),
             ("patch", row.patch, "fixed"),
@@ -109,13 +108,14 @@ def _is_repository(path: Path) -> bool:
 
 
 def _git(
-    arguments: list[str], cwd: Path, text: bytes | None = None
+    arguments: list[str], cwd: Path, text: bytes | None = None, **more: str
 ) -> subprocess.CompletedProcess[bytes]:
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
         "GIT_CEILING_DIRECTORIES": str(cwd.parent),
+        **more,
     }
     command = ["git", "-c", "safe.directory=*", *arguments]
     try:
@@ -128,18 +128,28 @@ def _git(
         ) from error
 
 
-def _archive(row: SweBenchRow, checkout: Path, target: Path) -> None:
+def _check_out(row: SweBenchRow, checkout: Path, target: Path) -> None:
+    """The tree of ``base_commit``; neither the repository nor its work tree is touched."""
     with tempfile.TemporaryDirectory() as scratch:
-        archive = Path(scratch, "base.tar")
-        arguments = ["archive", "--format=tar", f"--output={archive}", row.base_commit]
-        done = _git(arguments, checkout)
-        if done.returncode:
+        index = f"{scratch}/index"
+        read = _git(["read-tree", row.base_commit], checkout, GIT_INDEX_FILE=index)
+        if read.returncode:
             raise InputError(
                 f"{row.instance_id}: base_commit: {checkout} has no commit {row.base_commit}: "
+                f"{read.stderr.decode('utf-8', 'replace').strip()}"
+            )
+        arguments = ["-c", "core.bare=false", "-c", "core.autocrlf=false", "checkout-index", "-a"]
+        where = {"GIT_INDEX_FILE": index, "GIT_WORK_TREE": str(target)}
+        if (checkout / ".git").exists():
+            where["GIT_DIR"] = str(checkout / ".git")
+        else:
+            where["GIT_DIR"] = str(checkout)
+        done = _git([*arguments, f"--prefix={target}/"], target, None, **where)
+        if done.returncode:
+            raise InfraError(
+                f"{row.instance_id}: the files of {row.base_commit} could not be written: "
                 f"{done.stderr.decode('utf-8', 'replace').strip()}"
             )
-        with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
 
 
 def _patched(where: str, patch: str, root: Path, target: Path) -> None:

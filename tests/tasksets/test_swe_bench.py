@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -235,6 +236,31 @@ def test_a_task_of_a_row(made: tuple[Path, dict[str, Any]], cache: Cache) -> Non
     assert prepared.reference is not None
     assert prepared.reference.files == {"calc.py": FIXED["calc.py"].encode(), "old.py": None}
     assert "Look at" not in SweBench([row], image="x").task(task.id).instruction
+
+
+@pytest.mark.parametrize("name", ["someone/calc", "calc.git", "someone__calc-1"])
+def test_checkouts_may_be_bare_nested_or_plain_and_stay_as_they_are(
+    name: str, made: tuple[Path, dict[str, Any]], cache: Cache, tmp_path: Path
+) -> None:
+    checkouts, row = made
+    source, target = checkouts / "someone__calc", tmp_path / "all" / name
+    target.parent.mkdir(parents=True)
+    git(source, "clone", "-q", *(["--bare"] if ".git" in name else []), ".", str(target))
+    if name == row["instance_id"]:
+        git(target, "checkout", "-q", row["base_commit"])
+        shutil.rmtree(target / ".git")
+        (target / "left_over.py").write_text("by hand\n")
+    elif ".git" not in name:
+        git(target, "checkout", "-q", "--orphan", "other")
+        (target / ".git" / "info" / "attributes").write_text("tests export-ignore\n")
+    before = {p: p.lstat().st_mtime_ns for p in target.rglob("*")}
+    taskset = SweBench([row], checkouts=tmp_path / "all", cache=cache)
+    root = taskset.prepare(taskset.task(row["instance_id"])).workspace.root
+    assert root is not None
+    shown = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()}
+    own = {"left_over.py"} if name == row["instance_id"] else set()
+    assert {path for path in shown if not path.startswith(".git/")} == {*BASE, *own}
+    assert {p: p.lstat().st_mtime_ns for p in target.rglob("*")} == before
 
 
 async def scores(prepared: PreparedTask, make_box: MakeBox) -> list[float | None]:
