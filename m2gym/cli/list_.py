@@ -19,9 +19,6 @@ from m2gym.core.task import Split
 ABOUT_CHARACTERS = 90
 """How much of an instruction a list shows; the project's choice."""
 
-TOLD = ("package", "version", "kind", "difficulty", "grade_seconds")
-"""Metadata of a task that ``--json`` shows."""
-
 REGISTRIES: dict[str, Registry[Any]] = {
     "envs": ENVS,
     "rewards": REWARDS,
@@ -48,7 +45,7 @@ def list_(
     if kind == "tasks":
         if env is None:
             raise InputError("whose tasks? m2gym list tasks ENV")
-        rows = task_rows(env, whole=json)
+        rows = task_rows(env)
     elif kind is None:
         rows = [
             {"kind": name, "id": key} for name, found in REGISTRIES.items() for key in found.names()
@@ -84,23 +81,19 @@ def about(registry: Registry[Any], key: str) -> str:
     return str(text).strip().split("\n")[0]
 
 
-def task_rows(env: str, *, whole: bool = False) -> list[dict[str, Any]]:
-    """Every task of an environment with the first line of its instruction.
-
-    ``whole`` adds what its metadata says of package, kind, difficulty and the like.
-    """
+def task_rows(env: str) -> list[dict[str, Any]]:
+    """Every task of an environment: the first line of its instruction, and its metadata (but its
+    hidden files)."""
     from m2gym.envs.catalog import env_entry
 
     taskset = env_entry(env).taskset()
-    rows: list[dict[str, Any]] = []
+    rows = []
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         for task_id in taskset.ids(split):
             task = taskset.task(task_id)
             first = task.instruction.strip().split("\n")[0]
             text = shorten(first, ABOUT_CHARACTERS, placeholder=" …")
-            row: dict[str, Any] = {"id": task_id, "split": split, "about": text}
-            if whole:
-                row |= {key: task.metadata[key] for key in TOLD if key in task.metadata}
-            rows.append(row)
+            metadata = {key: value for key, value in task.metadata.items() if key != "hidden"}
+            rows.append({"id": task_id, "split": split, "about": text, "metadata": metadata})
     return rows

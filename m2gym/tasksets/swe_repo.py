@@ -30,8 +30,8 @@ class SweRepo(RecipeTaskset):
 def recipes() -> dict[str, Recipe]:
     """Id → recipe of every task shipped with m2gym, in alphabetical order.
 
-    A file of ``tasks/`` holds one recipe (``.json``) or one a line (``.jsonl``); seconds and distance
-    are those of the last verification (``verified.json``) where there was one.
+    A file of ``tasks/`` holds one recipe (``.json``) or one a line (``.jsonl``); seconds and
+    distance are those of the last verification (``verified.json``) where there was one.
     """
     verified = data() / "verified.json"
     measured = json.loads(verified.read_text(encoding="utf-8")) if verified.is_file() else {}
