@@ -99,3 +99,10 @@ class BudgetError(SessionEndedError):
     def __init__(self, message: str, stop: Stop) -> None:
         super().__init__(message)
         self.stop: Stop = stop
+
+
+class ContextError(BudgetError):
+    """A prompt does not fit the model's context. The session goes on: an agent may shorten it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "context")
