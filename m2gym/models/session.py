@@ -17,6 +17,7 @@ from typing import cast
 
 from m2gym.core.errors import (
     BudgetError,
+    ContextError,
     InputError,
     M2GymError,
     ModelError,
@@ -88,7 +89,8 @@ class RecordedSession:
         self.faults: list[ModelFault] = []
         self.ended: str | None = None
         self.stop: Stop | None = None
-        """Set when the budget ended the session."""
+        """Set when the budget ended the session, or a prompt did not fit the model's context (until
+        a shorter one is answered)."""
         self.counts = Counts()
         self._completions: list[Completion] = []
         self._tree = MessageTree()
@@ -179,6 +181,8 @@ class RecordedSession:
                 "sampling": recorded_sampling(asked.sampling),
             }
         )
+        if self.ended is None:
+            self.stop = None
         index = len(self._completions)
         self._tree.answer(place.leaf, message, index)
         self._completions.append(kept)
@@ -206,7 +210,8 @@ class RecordedSession:
         if isinstance(error, BudgetError):
             cause: str = error.stop
             self.stop = error.stop
-            self.end(str(error))
+            if not isinstance(error, ContextError):
+                self.end(str(error))
         elif isinstance(error, SessionEndedError):
             cause = "ended"
         elif isinstance(error, ModelError):

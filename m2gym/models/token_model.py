@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
-from m2gym.core.errors import BudgetError, ModelError
+from m2gym.core.errors import ContextError, ModelError
 from m2gym.core.protocols import Delta, Engine, ModelRequest, Sampling, Session, TokenOutput
 from m2gym.core.trajectory import Completion, Usage
 from m2gym.models.chat_format import TurnFormat
@@ -56,7 +56,7 @@ class TokenModel:
         """Generate the answer; given in pieces when it is whole.
 
         Raises:
-            BudgetError: the prompt fills the context.
+            ContextError: the prompt fills the context.
             InfraError: the engine failed.
         """
         ids, fresh, parent, drift = self._prompt(request, session)
@@ -96,9 +96,7 @@ class TokenModel:
             return sampling
         left = self.context - prompt
         if left <= 0:
-            raise BudgetError(
-                f"the prompt has {prompt} tokens and the context {self.context}", "context"
-            )
+            raise ContextError(f"the prompt has {prompt} tokens and the context {self.context}")
         asked = sampling.max_tokens
         return replace(sampling, max_tokens=left if asked is None else min(asked, left))
 

@@ -99,8 +99,10 @@ async def test_the_context_bounds_prompt_and_answer():
     assert len(one.prompt_ids) + len(one.response_ids) == 80
     with pytest.raises(BudgetError) as caught:
         await session.complete(ModelRequest([ASK, first.message, ASK]))
-    assert caught.value.stop == "context"
-    assert session.stop == "context"
+    assert caught.value.stop == session.stop == "context"
+    assert session.ended is None
+    await session.complete(ModelRequest([{"role": "user", "content": "short"}]))
+    assert session.stop is None
 
 
 async def test_an_engine_that_answers_nonsense_is_a_fault():

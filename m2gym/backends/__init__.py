@@ -1,0 +1,1 @@
+"""Where models run: providers through LiteLLM, servers that speak OpenAI's protocol."""

@@ -1,0 +1,70 @@
+"""Rate limits of one model, shared by all its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+MINUTE = 60.0
+
+
+@dataclass
+class Pace:
+    """At most so many calls, and so many tokens, in any minute, and so many calls at once.
+
+    ``None`` means no bound. Tokens are counted when a call ends, so a burst may overshoot by the
+    calls under way. A provider that asks to wait holds everybody back (`pause`).
+    """
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    at_once: int | None = None
+    _calls: deque[float] = field(default_factory=deque, repr=False)
+    _tokens: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+    _until: float = field(default=0.0, repr=False)
+    _running: int = field(default=0, repr=False)
+
+    def pause(self, seconds: float) -> None:
+        """Start no call for this long."""
+        self._until = max(self._until, time.monotonic() + seconds)
+
+    def used(self, tokens: int) -> None:
+        """Count the tokens of a call that ended."""
+        if self.tokens_per_minute is not None:
+            self._tokens.append((time.monotonic(), tokens))
+
+    def wait(self, now: float) -> float:
+        """Seconds until a call may start; 0 when it may now."""
+        while self._calls and self._calls[0] <= now - MINUTE:
+            self._calls.popleft()
+        while self._tokens and self._tokens[0][0] <= now - MINUTE:
+            self._tokens.popleft()
+        wait = self._until - now
+        if self.requests_per_minute is not None and len(self._calls) >= self.requests_per_minute:
+            wait = max(wait, self._calls[0] + MINUTE - now)
+        if self.tokens_per_minute is not None and self._tokens:
+            spent = sum(tokens for _, tokens in self._tokens)
+            if spent >= self.tokens_per_minute:
+                wait = max(wait, self._tokens[0][0] + MINUTE - now)
+        return max(0.0, wait)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Hold a call's place; waits until it may start."""
+        while True:
+            seconds = self.wait(time.monotonic())
+            full = self.at_once is not None and self._running >= self.at_once
+            if not seconds and not full:
+                break
+            await asyncio.sleep(seconds or 0.01)
+        if self.requests_per_minute is not None:
+            self._calls.append(time.monotonic())
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
