@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from m2gym.core.errors import InputError, M2GymError, ModelError, SessionEndedError
+from m2gym.core.errors import ContextError, InputError, M2GymError, ModelError, SessionEndedError
 from m2gym.gateway.fault import Fault, Kind
 
 CAUSES: dict[str, Kind] = {
@@ -27,6 +27,8 @@ def fault_of(error: BaseException | None) -> Fault:
     """
     if isinstance(error, Fault):
         return error
+    if isinstance(error, ContextError):
+        return Fault("invalid", str(error))
     if isinstance(error, SessionEndedError):
         return Fault("ended", str(error))
     if isinstance(error, ModelError):
