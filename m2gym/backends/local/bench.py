@@ -1,0 +1,117 @@
+"""Tokens a second of the engine beside transformers' own ways, in one run.
+
+A group of one shared prompt, as in reinforcement learning: the same weights (random, of a named
+shape), dtype, prompt and number of sampled tokens for all three. Every figure is the best of
+``repeat`` measurements after one that warms up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from m2gym.backends.local.engine import LocalEngine
+from m2gym.backends.local.hooked import HookedModel
+from m2gym.core.protocols import Sampling
+
+SMOLLM2_135M = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+    "tie_word_embeddings": True,
+    "eos_token_id": None,
+    "bos_token_id": 1,
+    "pad_token_id": 2,
+}
+"""SmolLM2-135M's configuration; the weights are random."""
+
+
+def shaped(dtype: torch.dtype, device: str = "cpu") -> Any:
+    """A Llama of SmolLM2-135M's shape."""
+    transformers: Any = importlib.import_module("transformers")
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMOLLM2_135M))
+    return model.to(dtype=dtype, device=device).eval()
+
+
+def run(
+    groups: tuple[int, ...] = (8, 16), prompt: int = 1024, new: int = 64, repeat: int = 2
+) -> list[dict[str, Any]]:
+    """One row a group size and way of generating."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = shaped(torch.bfloat16, device)
+    ids = np.random.default_rng(0).integers(3, 49152, prompt).tolist()
+    rows = []
+    for group in groups:
+        ways = {
+            "transformers generate": _generate,
+            "transformers continuous batching": _batch,
+            "m2gym engine": _engine,
+        }
+        for name, way in ((n, partial(w, model, ids, group, new)) for n, w in ways.items()):
+            seconds, tokens = [], 0
+            for n in range(repeat + 1):
+                begun = time.perf_counter()
+                tokens = way()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if n:
+                    seconds.append(time.perf_counter() - begun)
+            rows.append(
+                {
+                    "what": f"{name}, {group} × ({prompt} shared + {new})",
+                    "seconds": min(seconds),
+                    "tokens_per_second": tokens / min(seconds),
+                    "device": device,
+                }
+            )
+    return rows
+
+
+def _generate(model: Any, ids: list[int], group: int, new: int) -> int:
+    model.set_attn_implementation("sdpa")
+    out = model.generate(
+        torch.tensor([ids], device=model.device),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        num_return_sequences=group,
+        max_new_tokens=new,
+    )
+    return int(out.shape[0] * (out.shape[1] - len(ids)))
+
+
+def _batch(model: Any, ids: list[int], group: int, new: int) -> int:
+    transformers: Any = importlib.import_module("transformers")
+    model.set_attn_implementation("sdpa")
+    config = transformers.GenerationConfig(
+        max_new_tokens=new, do_sample=True, temperature=1.0, top_k=0, eos_token_id=-1
+    )
+    found = model.generate_batch([ids] * group, generation_config=config, progress_bar=False)
+    return sum(len(output.generated_tokens) for output in found.values())
+
+
+def _engine(model: Any, ids: list[int], group: int, new: int) -> int:
+    async def all_of_them() -> int:
+        engine = LocalEngine(HookedModel(model))
+        outputs = await asyncio.gather(
+            *(
+                engine.generate(ids, Sampling(max_tokens=new, seed=n), session_id=str(n))
+                for n in range(group)
+            )
+        )
+        engine.close()
+        return sum(len(output.ids) for output in outputs)
+
+    return asyncio.run(all_of_them())

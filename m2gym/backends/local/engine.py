@@ -1,0 +1,322 @@
+"""Generation: many sequences in one process, admitted and ended one by one.
+
+    generate ─► waiting ──open──► running ── a token a pass ──► ended ─► TokenOutput
+                   ▲                │
+                   └── preempted ───┘  no memory left, or the weights have changed
+
+A pass runs in one worker thread, so the event loop stays free; whoever calls `generate` meanwhile
+is admitted before the next pass. After `update_weights` every running sequence goes on where it
+was, its keys and values computed anew: each token's logprob is exactly that of the weights whose
+version it carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from m2gym.backends.local.hooked import HookedModel
+from m2gym.backends.local.sampler import Draw, check_sampling, draw
+from m2gym.backends.local.step import Piece, Step
+from m2gym.backends.local.store import Row, Shape, Store
+from m2gym.core.errors import BudgetError, InputError, ModelError
+from m2gym.core.protocols import Sampling, TokenOutput
+
+ROWS, PASS_TOKENS, KV_TOKENS = 64, 2048, 262_144
+"""Sequences at once, tokens fed in one pass, tokens kept: the project's choice."""
+
+REACH = 16
+"""Tokens beyond a stop string's own characters that are decoded to look for it; ours."""
+
+
+@dataclass(eq=False)
+class _Sequence:
+    prompt: list[int]
+    sampling: Sampling
+    session: str
+    most: int
+    random: np.random.Generator
+    future: asyncio.Future[TokenOutput]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    row: Row | None = None
+    stop: str | None = None
+
+    def todo(self) -> list[int]:
+        """Ids without keys and values; at least the last."""
+        assert self.row is not None
+        done = self.row.base + len(self.row.ids)
+        behind = done - len(self.prompt)
+        return self.ids[behind:] if behind >= 0 else [*self.prompt[done:], *self.ids]
+
+    def output(self) -> TokenOutput:
+        return TokenOutput(
+            tuple(self.ids), tuple(self.logprobs), tuple(self.versions), self.stop or "stop"
+        )
+
+
+class LocalEngine:
+    """`m2gym.core.protocols.Engine` over a Hugging Face model.
+
+    Args:
+        model: a causal model, or one already hooked.
+        stop_ids: ids that end an answer; they are part of it.
+        decode: ids → text; needed for stop strings.
+        rows: sequences at once. pass_tokens: fed in one pass. kv_tokens: kept in all.
+        context: tokens of prompt and answer together; the model's own when left out.
+        seed: of sequences whose sampling names none.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        *,
+        stop_ids: Sequence[int] = (),
+        decode: Callable[[Sequence[int]], str] | None = None,
+        rows: int = ROWS,
+        pass_tokens: int = PASS_TOKENS,
+        kv_tokens: int = KV_TOKENS,
+        context: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if pass_tokens < 1:
+            raise InputError(f"pass_tokens is at least 1, got {pass_tokens}")
+        self.model, self.stop_ids, self.decode = model, frozenset(stop_ids), decode
+        self.pass_tokens, self.version = pass_tokens, 0
+        self.context = context or model.context
+        self.store = Store(_shape(model), rows=rows, tokens=kv_tokens)
+        self._seeds = np.random.default_rng(seed)
+        self._waiting: deque[_Sequence] = deque()
+        self._running: list[_Sequence] = []
+        self._paused = False
+        self._driver: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "m2gym-engine")
+        self._stepping: asyncio.Lock | None = None
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, session_id: str
+    ) -> TokenOutput:
+        """An answer to ``ids``: up to a stop id or string, ``max_tokens`` or the context's end.
+
+        ``stop_reason`` is ``stop``, ``length`` or ``abort`` (with what there was).
+
+        Raises:
+            InputError: an empty prompt, an id outside the vocabulary, a sampling that makes no
+                sense. BudgetError: the prompt fills the context.
+            ModelError: the model failed.
+        """
+        prompt = self._checked(ids, sampling)
+        left = None if self.context is None else self.context - len(prompt)
+        limits = [n for n in (left, sampling.max_tokens) if n is not None]
+        if not limits:
+            raise InputError("the model names no context length: give max_tokens")
+        seed = sampling.seed
+        random = np.random.default_rng(self._seeds.integers(2**63) if seed is None else seed)
+        loop = asyncio.get_running_loop()
+        sequence = _Sequence(
+            prompt, sampling, session_id, min(limits), random, loop.create_future()
+        )
+        self._waiting.append(sequence)
+        self._wake()
+        try:
+            return await sequence.future
+        except asyncio.CancelledError:
+            sequence.stop = "abort"
+            raise
+
+    async def abort(self, session_id: str) -> None:
+        """End a session's answers where they are, and forget what is kept for it."""
+        for sequence in [*self._waiting, *self._running]:
+            if sequence.session == session_id:
+                sequence.stop = "abort"
+        async with self._lock():
+            self._end_stopped()
+            self.store.forget(session_id)
+
+    async def pause(self) -> None:
+        """Stop between two passes; sequences keep their place. Returns when none is under way."""
+        self._paused = True
+        async with self._lock():
+            pass
+
+    async def update_weights(self, version: int) -> None:
+        """The model's weights were changed (paused): tokens from now on carry ``version``."""
+        async with self._lock():
+            self.version = version
+            self.model.refresh()
+            for sequence in reversed(self._running):
+                sequence.row = None
+                self._waiting.appendleft(sequence)
+            self._running.clear()
+            self.store.clear()
+
+    async def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._wake()
+
+    def close(self) -> None:
+        """End the worker thread."""
+        self._thread.shutdown(wait=True)
+
+    def _checked(self, ids: Sequence[int], sampling: Sampling) -> list[int]:
+        check_sampling(sampling)
+        prompt = list(ids)
+        if not prompt:
+            raise InputError("expected a prompt of at least one token, got none")
+        if min(prompt) < 0 or max(prompt) >= self.model.vocabulary:
+            raise InputError(
+                f"token ids lie in 0..{self.model.vocabulary - 1}, got {min(prompt)}..{max(prompt)}"
+            )
+        if self.context is not None and len(prompt) >= self.context:
+            raise BudgetError(
+                f"the prompt has {len(prompt)} tokens and the context {self.context}", "context"
+            )
+        if sampling.stop and self.decode is None:
+            raise InputError("stop strings need the engine's decode=…, which turns ids to text")
+        return prompt
+
+    def _lock(self) -> asyncio.Lock:
+        if self._stepping is None:
+            self._stepping = asyncio.Lock()
+        return self._stepping
+
+    def _wake(self) -> None:
+        if not self._paused and (self._driver is None or self._driver.done()):
+            self._driver = asyncio.get_running_loop().create_task(self._drive())
+
+    async def _drive(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)  # whoever asks in the same breath is admitted together
+        while (self._waiting or self._running) and not self._paused:
+            async with self._lock():
+                self._end_stopped()
+                try:
+                    await loop.run_in_executor(self._thread, self._pass)
+                # The one boundary of the thread: whoever waits must hear of it.
+                except Exception as error:
+                    self._fail(error)
+                    raise
+                self._end_stopped()
+
+    def _end_stopped(self) -> None:
+        for sequence in [s for s in [*self._running, *self._waiting] if s.stop is not None]:
+            (self._running if sequence in self._running else self._waiting).remove(sequence)
+            if sequence.row is not None:
+                self.store.close(sequence.row, keep=sequence.stop != "abort")
+            if not sequence.future.done():
+                sequence.future.set_result(sequence.output())
+
+    def _fail(self, error: Exception) -> None:
+        for sequence in [*self._running, *self._waiting]:
+            if not sequence.future.done():
+                told = ModelError(f"the engine failed: {error}", cause="broken")
+                told.__cause__ = error
+                sequence.future.set_exception(told)
+        self._running.clear()
+        self._waiting.clear()
+        self.store.clear()
+
+    # -- in the worker thread -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _pass(self) -> None:
+        """Admit, feed, sample: one token for every sequence whose prompt is through."""
+        self._admit()
+        step = Step(self.store, self._pieces())
+        device = self.model.device
+        training = self.model.base.training
+        self.model.base.eval()
+        hidden_T_H = self.model.hidden(
+            torch.tensor(step.ids, device=device),
+            torch.tensor(step.positions, device=device),
+            step.attend,
+        )
+        self.model.base.train(training)
+        step.done()
+        last = dict(zip((id(piece.owner) for piece in step.order), step.last, strict=True))
+        ready = [s for s in self._running if id(s.row) in last and not s.todo()]
+        if ready:
+            logits = self.model.logits(hidden_T_H[[last[id(s.row)] for s in ready]])
+            self._sample(ready, logits)
+
+    def _admit(self) -> None:
+        while self._waiting and not self.store.full:
+            sequence = self._waiting.popleft()
+            ids = np.array([*sequence.prompt, *sequence.ids], np.int64)
+            others = [np.array([*s.prompt, *s.ids], np.int64) for s in self._waiting]
+            sequence.row = self.store.open(ids, sequence.session, others)
+            self._running.append(sequence)
+        self.store.shrink()
+
+    def _pieces(self) -> list[Piece]:
+        left = self.pass_tokens
+        pieces: list[Piece] = []
+        open_nodes = set()
+        for node in sorted(self.store.nodes(), key=lambda n: n.start):
+            if node.filled < len(node.ids):
+                some = node.ids[node.filled : node.filled + left].tolist()
+                left -= len(some)
+                if node.filled + len(some) < len(node.ids):
+                    open_nodes.add(id(node))
+                if some:
+                    pieces.append(Piece(node, some))
+        for sequence in self._running:
+            row = sequence.row
+            assert row is not None
+            if any(id(node) in open_nodes for node in row.prefix()):
+                continue
+            todo = sequence.todo()
+            some = todo if len(todo) == 1 else todo[: max(left, 0)]
+            left -= len(some)
+            if some:
+                pieces.append(Piece(row, some))
+        return pieces
+
+    def _sample(self, ready: list[_Sequence], logits_B_V: torch.Tensor) -> None:
+        draws = [
+            Draw(s.sampling.temperature, s.sampling.top_p, s.sampling.top_k, s.random.random())
+            for s in ready
+        ]
+        tokens, logprobs = draw(logits_B_V, draws)
+        for sequence, token, logprob in zip(ready, tokens, logprobs, strict=True):
+            sequence.ids.append(token)
+            sequence.logprobs.append(logprob)
+            sequence.versions.append(self.version)
+            if token in self.stop_ids or self._said_stop(sequence):
+                sequence.stop = "stop"
+            elif len(sequence.ids) >= sequence.most:
+                sequence.stop = sequence.stop or "length"
+
+    def _said_stop(self, sequence: _Sequence) -> bool:
+        if not sequence.sampling.stop or self.decode is None:
+            return False
+        longest = max(len(text.encode()) for text in sequence.sampling.stop)
+        text = self.decode(sequence.ids[-(longest + REACH) :])
+        return any(stop in text for stop in sequence.sampling.stop)
+
+
+def _shape(model: HookedModel) -> Shape:
+    """Sizes of keys and values, seen from one token's pass."""
+    seen: list[tuple[int, int, int]] = []
+
+    def look(
+        layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        seen.append((k.shape[0], k.shape[-1], v.shape[-1]))
+        return v.repeat_interleave(q.shape[0] // v.shape[0], 0)
+
+    with torch.no_grad():
+        zero = torch.zeros(1, dtype=torch.long, device=model.device)
+        model.hidden(zero, zero, look)
+    if len(set(seen)) != 1:
+        raise InputError(f"layers have keys of different shapes: {sorted(set(seen))}")
+    heads, key_width, value_width = seen[0]
+    return Shape(len(seen), heads, key_width, value_width, model.dtype, model.device)

@@ -1,0 +1,265 @@
+"""The engine against transformers' own forward pass and greedy generation."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
+
+from m2gym.backends.local.engine import LocalEngine  # noqa: E402
+from m2gym.backends.local.hooked import HookedModel  # noqa: E402
+from m2gym.core.errors import BudgetError, InputError, ModelError  # noqa: E402
+from m2gym.core.protocols import Sampling  # noqa: E402
+from tests.backends.local.models import VOCABULARY, tiny  # noqa: E402
+
+KINDS = ["llama", "qwen3_moe", "minimax_m2"]
+
+
+def prompt(n, seed=0):
+    return np.random.default_rng(seed).integers(3, VOCABULARY, n).tolist()
+
+
+def own_logprobs(model, ids, at, temperature=1.0):
+    """Transformers' logprobs of ids[at:], by its own attention."""
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]), use_cache=False).logits[0].double() / temperature
+    logp = logits.log_softmax(-1)
+    return [float(logp[n - 1, ids[n]]) for n in range(at, len(ids))]
+
+
+def engine_of(model, **options):
+    hooked = HookedModel(copy.deepcopy(model))
+    hooked.check()
+    return LocalEngine(hooked, **options)
+
+
+async def until(happens):
+    async with asyncio.timeout(60):
+        while not happens():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+def close(a, b, atol=2e-4):
+    assert len(a) == len(b)
+    np.testing.assert_allclose(a, b, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_greedy_and_logprobs_are_those_of_transformers(kind):
+    model = tiny(kind)
+    engine = engine_of(model)
+    prompts = [prompt(n, n) for n in (1, 5, 40, 70)]
+    outputs = await asyncio.gather(
+        *(
+            engine.generate(p, Sampling(temperature=0, max_tokens=12), session_id=str(n))
+            for n, p in enumerate(prompts)
+        )
+    )
+    for p, out in zip(prompts, outputs, strict=True):
+        theirs = model.generate(torch.tensor([p]), max_new_tokens=12, do_sample=False)
+        assert list(out.ids) == theirs[0, len(p) :].tolist()
+        close(out.logprobs, own_logprobs(model, [*p, *out.ids], len(p)))
+        assert out.stop_reason == "length"
+        assert set(out.weight_versions) == {0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind):
+    model = tiny(kind)
+    engine = engine_of(model, pass_tokens=64)
+    shots = prompt(50, 1)
+    groups = [[*shots, *prompt(30, 2)], [*shots, *prompt(20, 3)], prompt(25, 4)]
+    sampling = [Sampling(temperature=1.3, max_tokens=10 + 3 * m, seed=m) for m in range(4)]
+    asked = [(p, s, f"{n}.{m}") for n, p in enumerate(groups) for m, s in enumerate(sampling)]
+    outputs = await asyncio.gather(
+        *(engine.generate(p, s, session_id=name) for p, s, name in asked)
+    )
+    for (p, s, _), out in zip(asked, outputs, strict=True):
+        assert len(out.ids) == s.max_tokens
+        close(out.logprobs, own_logprobs(model, [*p, *out.ids], len(p), 1.3))
+    generated = sum(len(o.ids) for o in outputs)
+    once = 50 + 30 + 20 + 25
+    assert engine.store.computed <= once + generated + 12, "each prompt is computed once"
+    assert engine.store.reused > 0
+
+
+async def test_a_session_goes_on_in_its_row():
+    model = tiny()
+    engine = engine_of(model)
+    ids, computed = prompt(60), 0
+    for turn in range(4):
+        out = await engine.generate(ids, Sampling(max_tokens=9, seed=turn), session_id="s")
+        close(out.logprobs, own_logprobs(model, [*ids, *out.ids], len(ids)))
+        new = engine.store.computed - computed
+        computed = engine.store.computed
+        assert turn == 0 or new <= 1 + 7 + 9, "only what is new since the last turn is computed"
+        ids = [*ids, *out.ids, *prompt(7, 100 + turn)]
+    fork = [*ids[:70], *prompt(5, 9)]
+    out = await engine.generate(fork, Sampling(max_tokens=5, seed=1), session_id="other")
+    close(out.logprobs, own_logprobs(model, [*fork, *out.ids], len(fork)))
+    assert engine.store.computed - computed <= 5 + 5 + 1, "a fork takes the history of the row"
+
+
+async def test_admission_is_continuous_and_rows_are_few():
+    model = tiny()
+    engine = engine_of(model, rows=3, kv_tokens=400, pass_tokens=32)
+    prompts = [prompt(10 + 9 * n, n) for n in range(9)]
+    outputs = await asyncio.gather(
+        *(
+            engine.generate(p, Sampling(max_tokens=3 + 4 * (n % 4), seed=n), session_id=str(n))
+            for n, p in enumerate(prompts)
+        )
+    )
+    for p, out in zip(prompts, outputs, strict=True):
+        close(out.logprobs, own_logprobs(model, [*p, *out.ids], len(p)))
+    late = asyncio.create_task(engine.generate(prompts[0], Sampling(max_tokens=40), session_id="a"))
+    await asyncio.sleep(0.01)
+    early = await engine.generate(prompts[0], Sampling(max_tokens=2, seed=1), session_id="b")
+    assert not late.done(), "the second is admitted while the first runs, and ends before it"
+    close(early.logprobs, own_logprobs(model, [*prompts[0], *early.ids], len(prompts[0])))
+    await late
+
+
+async def test_a_seed_repeats_alone_and_in_company():
+    engine = engine_of(tiny())
+    ask = Sampling(max_tokens=15, seed=7)
+    alone = await engine.generate(prompt(20), ask, session_id="a")
+    both = await asyncio.gather(
+        engine.generate(prompt(20), ask, session_id="b"),
+        engine.generate(prompt(20), Sampling(max_tokens=15, seed=8), session_id="c"),
+    )
+    assert both[0].ids == alone.ids != both[1].ids
+
+
+async def test_stop_ids_stop_strings_and_what_sampling_keeps():
+    model = tiny()
+
+    def decode(ids):
+        return "".join(chr(33 + i % 90) for i in ids)
+
+    engine = engine_of(model, decode=decode)
+    free = await engine.generate(prompt(20), Sampling(max_tokens=30, seed=3), session_id="a")
+    text = decode(free.ids)
+    said = Sampling(max_tokens=30, seed=3, stop=("@@@@", text[10:12]))
+    cut = await engine.generate(prompt(20), said, session_id="b")
+    end = text.index(text[10:12]) + 2
+    assert cut.ids == free.ids[:end]
+    assert cut.stop_reason == "stop"
+    engine.stop_ids = frozenset({free.ids[5]})
+    cut = await engine.generate(prompt(20), Sampling(max_tokens=30, seed=3), session_id="c")
+    assert cut.ids == free.ids[: free.ids.index(free.ids[5]) + 1], "the stop id is part of it"
+
+
+async def test_top_k_and_top_p_keep_logprobs_of_the_full_distribution():
+    model = tiny()
+    engine = engine_of(model)
+    for ask in (Sampling(top_k=2, max_tokens=25), Sampling(top_p=0.3, max_tokens=25)):
+        out = await engine.generate(prompt(20), ask, session_id="a")
+        whole = [*prompt(20), *out.ids]
+        close(out.logprobs, own_logprobs(model, whole, 20))
+        with torch.no_grad():
+            p = model(torch.tensor([whole])).logits[0].double().softmax(-1)
+        for n in range(20, len(whole)):
+            above = p[n - 1][p[n - 1] > p[n - 1, whole[n]] + 1e-5]
+            assert len(above) < 2 if ask.top_k else float(above.sum()) < 0.3
+
+
+async def test_a_weight_update_in_the_middle():
+    """Versions change within one answer, and every logprob is that of the weights it names."""
+    old, new = tiny(seed=0), tiny(seed=1)
+    engine = engine_of(old)
+    asked = [
+        asyncio.create_task(
+            engine.generate(prompt(30), Sampling(max_tokens=60, seed=n), session_id=str(n))
+        )
+        for n in range(3)
+    ]
+    await until(lambda: engine._running and len(engine._running[0].ids) >= 5)
+    await engine.pause()
+    held = len(engine._running[0].ids)
+    await asyncio.sleep(0.05)
+    assert len(engine._running[0].ids) == held, "nothing is generated while paused"
+    engine.model.base.load_state_dict(new.state_dict())
+    await engine.update_weights(4)
+    await engine.resume()
+    for out in await asyncio.gather(*asked):
+        before = out.weight_versions.count(0)
+        assert out.weight_versions == (0,) * before + (4,) * (60 - before)
+        assert 5 <= before < 60
+        whole = [*prompt(30), *out.ids]
+        close(out.logprobs[:before], own_logprobs(old, whole, 30)[:before])
+        close(out.logprobs[before:], own_logprobs(new, whole, 30)[before:])
+
+
+async def test_abort_gives_what_there_is_and_the_others_go_on():
+    engine = engine_of(tiny())
+    first = asyncio.create_task(
+        engine.generate(prompt(20), Sampling(max_tokens=300), session_id="a")
+    )
+    other = asyncio.create_task(
+        engine.generate(prompt(20), Sampling(max_tokens=40), session_id="b")
+    )
+    await until(lambda: engine._running and len(engine._running[0].ids) >= 5)
+    await engine.abort("a")
+    out = await first
+    assert out.stop_reason == "abort"
+    assert 5 <= len(out.ids) < 300
+    assert len((await other).ids) == 40
+    gone = asyncio.create_task(
+        engine.generate(prompt(20), Sampling(max_tokens=300), session_id="c")
+    )
+    await asyncio.sleep(0.02)
+    gone.cancel()
+    await asyncio.wait({gone})
+    await until(lambda: engine._driver is None or engine._driver.done())
+    assert not engine._running, "a caller that goes away frees its row"
+
+
+@pytest.mark.parametrize(
+    ("ids", "ask", "error", "says"),
+    [
+        ([], Sampling(), InputError, "at least one token"),
+        ([VOCABULARY], Sampling(), InputError, "0..96"),
+        ([1] * 512, Sampling(), BudgetError, "512"),
+        ([1], Sampling(temperature=-1), InputError, "temperature"),
+        ([1], Sampling(top_p=0), InputError, "top_p"),
+        ([1], Sampling(max_tokens=0), InputError, "max_tokens"),
+        ([1], Sampling(stop=("x",)), InputError, "decode"),
+    ],
+)
+async def test_bad_requests_say_what_is_wrong(ids, ask, error, says):
+    with pytest.raises(error, match=says):
+        await engine_of(tiny()).generate(ids, ask, session_id="a")
+
+
+async def test_the_context_ends_an_answer():
+    out = await engine_of(tiny(max_position_embeddings=40)).generate(
+        prompt(30), Sampling(), session_id="a"
+    )
+    assert (len(out.ids), out.stop_reason) == (10, "length")
+
+
+async def test_a_failing_pass_is_told_to_all_and_the_engine_goes_on():
+    engine = engine_of(tiny())
+    broken = engine.model.head.weight.data
+    engine.model.head.weight.data = broken[:, :3]
+    asked = [engine.generate(prompt(9), Sampling(max_tokens=3), session_id=str(n)) for n in "ab"]
+    for told in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(told, ModelError)
+        assert told.cause == "broken"
+    engine.model.head.weight.data = broken
+    assert len((await engine.generate(prompt(9), Sampling(max_tokens=3), session_id="a")).ids) == 3
+
+
+def test_a_model_that_windows_its_attention_is_refused():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MistralConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=8,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="sliding"):
+        HookedModel(transformers.AutoModelForCausalLM.from_config(config))
