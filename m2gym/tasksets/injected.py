@@ -1,11 +1,13 @@
 """Tasks from one release: a mistake is injected, and the release's own tests show it.
 
-    places of every operator ─ reached by a test? ─ screen (a forked pytest) ─ statement ─ measure
-                                                                                             │
-                     recipe ◄─ verdict 0 with the same failing tests, three times, in fresh boxes
+    places of every operator ─ reached by a test? ─ screen ─ statement ─ screen, all tests
+                                                                              │
+                  recipe ◄─ verdict 0 with the same failing tests, in fresh boxes
 
-The reference change is the release as it came, so its verdict is the same for every task of the
-release; it is asked for once, three times. Every way out is counted (`Funnel`).
+Three runs must agree on the failing tests: a forked pytest over the tests that run the changed
+function, another over all tests, and the verifier's own in a fresh box. The reference change is the
+release as it came, so its verdict is the same for every task of the release; it is asked for once,
+three times. Every way out is counted (`Funnel`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from m2gym.core.errors import InputError, VerifierError
 from m2gym.core.task import Split
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.describe import describe
-from m2gym.tasksets.measure import RUNS, MakeBox, failed, judged
+from m2gym.tasksets.measure import MakeBox, failed, judged
 from m2gym.tasksets.mutate import OPERATORS, functions, mutate_many, places
 from m2gym.tasksets.recipe import MutationSpec, Recipe
 from m2gym.tasksets.recipe_taskset import build
@@ -176,7 +178,7 @@ class Finder:
 
     async def _work(self) -> None:
         async with Screen(self.release.prepared, self.make_box, self.base.command) as screen:
-            await screen.ask({}, self.release.test_paths(), only=self.base.green, write=True)
+            await screen.ask({}, self.release.test_paths(), only=[], write=True)
             while (candidate := await self._awaited()) is not None:
                 self.progress(
                     f"{self.release.name}: {candidate.mutation.operator}",
@@ -221,7 +223,7 @@ class Finder:
         if reason:
             return self._leave(candidate, reason)
         if self.mutations == 1:
-            return await self._make([candidate], answer)
+            return await self._make(screen, [candidate], answer)
         self.pending.append((candidate, answer))
         group = {c.function: c for c, _ in self.pending}
         if len(group) < self.mutations:
@@ -235,7 +237,9 @@ class Finder:
             return self._leave(candidate, "the changes overlap")
         answer = await self._ask(screen, files, reached)
         reason = self._unfit(answer, reached)
-        return self._leave(candidate, reason) if reason else await self._make(chosen, answer)
+        if reason:
+            return self._leave(candidate, reason)
+        return await self._make(screen, chosen, answer)
 
     def _leave(self, candidate: Candidate, reason: str, note: str = "") -> None:
         self.tasks[candidate.mutation.operator] -= 1
@@ -280,7 +284,7 @@ class Finder:
             return "the same tests fail as in another task"
         return None
 
-    async def _make(self, chosen: Sequence[Candidate], answer: Answer) -> None:
+    async def _make(self, screen: Screen, chosen: Sequence[Candidate], answer: Answer) -> None:
         """Statement, then measured: the verdict on the mistake must be 0, by the same tests."""
         head = chosen[0]
         if any(self.used[c.function] >= A_FUNCTION for c in chosen):
@@ -294,7 +298,7 @@ class Finder:
             self.used[candidate.function] += 1
         self.measuring += 1
         try:
-            reason, note = await self._measure(chosen, answer, lost, reached)
+            reason, note = await self._measure(screen, chosen, answer, lost, reached)
         finally:
             async with self.measured:
                 self.measuring -= 1
@@ -310,6 +314,7 @@ class Finder:
 
     async def _measure(
         self,
+        screen: Screen,
         chosen: Sequence[Candidate],
         answer: Answer,
         lost: Sequence[str],
@@ -322,6 +327,11 @@ class Finder:
         statement = describe(self.release.file.project, facts, int(key_of(name)[:8], 16))
         if statement is None:
             return "what the failing tests saw cannot be told", ""
+        whole = await self._ask(screen, self._changed(chosen), dict.fromkeys(self.base.green, 0))
+        if not whole.whole or "timeout" in whole.outcomes.values():
+            return "its tests hang or die", name
+        if set(shown(whole, self.base.green)) != set(lost):
+            return "other tests fail when all are run", name
         depths = [reached[test] for test in lost if test in reached]
         recipe = self._recipe(name, mutations, lost, statement, min(depths, default=None))
         built = await asyncio.to_thread(build, recipe, self.cache)
@@ -333,18 +343,18 @@ class Finder:
         task = recipe.task(self.base.green)
         prepared = prepare_task(task, built, recipe.requires, self.cache)
         try:
-            verdicts = await judged(prepared, self.make_box, runs=RUNS)
+            [verdict] = await judged(prepared, self.make_box, runs=1)
         except VerifierError as error:
             return "cannot be judged", f"{name}: {error}"
-        if any(verdict.reward != 0.0 for verdict in verdicts):
+        if verdict.reward != 0.0:
             return "doing nothing is not judged 0", name
-        outcomes = [failed(verdict) for verdict in verdicts]
-        if any("timeout" in seen.values() or "crashed" in seen.values() for seen in outcomes):
+        outcomes = failed(verdict)
+        if "timeout" in outcomes.values() or "crashed" in outcomes.values():
             return "its tests hang or die", name
-        if any(set(seen) != set(lost) for seen in outcomes):
-            return "other tests fail when all are run", f"{name}: {sorted(set(outcomes[0]))[:5]}"
-        seconds = sorted(v.evidence["seconds"]["total"] for v in verdicts)[RUNS // 2]
-        recipe = recipe.model_copy(update={"seconds": round(seconds, 2)})
+        if set(outcomes) != set(lost):
+            return "other tests fail when judged", f"{name}: {sorted(set(outcomes))[:5]}"
+        seconds = round(verdict.evidence["seconds"]["total"], 2)
+        recipe = recipe.model_copy(update={"seconds": seconds})
         self.found.append(recipe)
         if self.kept is not None:
             self.kept(recipe)
