@@ -3,8 +3,8 @@
 A wrong patch that a test fails under (in a forked pytest over the task's own judged tests) scores 0
 by the rule of ``tests-pass``; one that no test fails under there is graded by the verifier, and a
 reward of 1 is a *false pass*. A good patch is tried in the same way, its last kind by the verifier
-in any case; a reward below 1 is a *false fail*. A wrong patch may be right after all (an equivalent mutant), so the false-pass rate is
-an upper bound.
+in any case; a reward below 1 is a *false fail*. A wrong patch may be right after all (an equivalent
+mutant), so the false-pass rate is an upper bound.
 """
 
 from __future__ import annotations
