@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import m2gym.rewards  # noqa: F401  (registers the reward functions)
-from m2gym.core.errors import DownloadError
+from m2gym.core.errors import DownloadError, InputError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets import version_diff, version_diff_async, version_diffs
@@ -17,8 +17,8 @@ from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.fetch import fetch
 from m2gym.tasksets.measure import verdicts
 from m2gym.tasksets.pair import made, moving, open_pair, pair_of
-from m2gym.tasksets.pairs import reason_kind, run, steps
-from m2gym.tasksets.recipe import ChangeSpec, pinned
+from m2gym.tasksets.pairs import reason_kind, run, ship, steps
+from m2gym.tasksets.recipe import ChangeSpec, load, pinned
 from m2gym.tasksets.recipe_taskset import build
 from m2gym.tasksets.repository import PYTEST, build_repository
 from m2gym.tasksets.retell import retell
@@ -190,6 +190,26 @@ def test_a_run_over_many_pairs_goes_on_where_it_was(
     stamp = (out / "tiny-1.1.json").stat().st_mtime_ns
     run([("tiny", "1.0", "1.1")], out, wheels)
     assert (out / "tiny-1.1.json").stat().st_mtime_ns == stamp
+
+
+def test_tasks_with_a_statement_are_shipped(
+    index: Index, wheels: Cache, make_box: MakeBox, tmp_path: Path
+) -> None:
+    index.add("tiny", "1.0", _release(OLD, tests__test_size="def test_old(): pass\n"))
+    index.add("tiny", "1.1", _release(NEW, tests__test_size=SIZE_TESTS))
+    out, data = tmp_path / "out", tmp_path / "data"
+    run([("tiny", "1.0", "1.1")], out, wheels)
+    with pytest.raises(InputError, match=r"1 statements belong .* first 'tiny-9'"):
+        ship(out, {"tiny-9": "size(2) is wrong"}, data)
+    [recipe] = ship(out, {"tiny-1.1": "size(2) is wrong\n"}, data)
+    assert recipe.statement == "size(2) is wrong"
+    text = (data / "tasks" / "tiny-version-diff.jsonl").read_text()
+    assert load(text, "tiny") == recipe
+    green = json.loads((data / "green" / f"{recipe.green}.json").read_text())
+    listed = {f"{path}::{name}" for path, names in green.items() for name in names}
+    assert set(recipe.fail_to_pass) <= listed
+    rows = json.loads((data / "pairs.json").read_text())
+    assert rows == [{"package": "tiny", "old": "1.0", "new": "1.1", "parts": 1, "shipped": 1}]
 
 
 def test_steps_between_releases(index: Index) -> None:
