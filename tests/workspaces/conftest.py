@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,9 @@ from m2gym.core.task import Limits, WorkspaceSpec
 from m2gym.workspaces import make_workspace
 from m2gym.workspaces.bubblewrap import ability
 from m2gym.workspaces.supervised import SupervisedWorkspace
+from tests.conftest import require as need
 
 MakeBox = Callable[..., Awaitable[SupervisedWorkspace]]
-
-
-def need(name: str, condition: bool, reason: str) -> None:
-    """Skip without a part of the machine; fail where ``M2GYM_REQUIRE`` names it."""
-    if condition:
-        return
-    if name in os.environ.get("M2GYM_REQUIRE", "").split(","):
-        pytest.fail(f"{name} is required here: {reason}")
-    pytest.skip(reason)
 
 
 @pytest.fixture
