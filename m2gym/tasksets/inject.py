@@ -75,8 +75,8 @@ async def inject_async(
     """Tasks from a release's own tests: mistakes are injected, measured, verified and described.
 
     The release is fetched, laid out, and what its tests import resolved and pinned; nothing of it
-    runs outside a box. Three runs agree on a task's failing tests, one of them the verifier's, which
-    judges doing nothing 0; the release as it came was judged 1 three times.
+    runs outside a box. Three runs agree on a task's failing tests, one of them the verifier's,
+    which judges doing nothing 0; the release as it came was judged 1 three times.
 
     Args:
         package: the project's name in the registry.
