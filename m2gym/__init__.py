@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from m2gym.core.task import Limits, RewardSpec, Task
     from m2gym.core.verdict import Score, Verdict
     from m2gym.envs.catalog import make, make_async, make_vec, register
+    from m2gym.models.budget import Budget
     from m2gym.rewards import reward
     from m2gym.rollout import evaluate, evaluate_async, load_run
+    from m2gym.scaffolds.blackbox.command import CommandAgent
 
 __version__ = "0.1.0.dev0"
 
 _LAZY = {
+    "Budget": "m2gym.models.budget",
+    "CommandAgent": "m2gym.scaffolds.blackbox.command",
     "Limits": "m2gym.core.task",
     "RewardSpec": "m2gym.core.task",
     "Score": "m2gym.core.verdict",
@@ -39,6 +43,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "Budget",
+    "CommandAgent",
     "Limits",
     "RewardSpec",
     "Score",

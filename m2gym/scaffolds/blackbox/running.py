@@ -22,6 +22,7 @@ from m2gym.gateway.exchange import Outcome
 from m2gym.gateway.server import Gateway
 from m2gym.models.session import RecordedSession
 from m2gym.scaffolds.blackbox.contract import BlackBox, Endpoint, Job, Launch
+from m2gym.scaffolds.blackbox.install import INTERPRETER
 
 KEPT = 32_000
 """Bytes kept of each end of what a program prints; the project's choice."""
@@ -31,6 +32,13 @@ GRACE = 20.0
 choice. `TERM_SECONDS` later its box's processes are killed."""
 
 TERM_SECONDS = 5.0
+
+START = f"""
+if [ -d {INTERPRETER}/lib ]; then
+  export LD_LIBRARY_PATH="${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{INTERPRETER}/lib"
+fi
+exec "$@" </dev/null"""
+"""An agent's Python may be a shared build, whose library is then looked for after the task's."""
 
 UPSTREAM = frozenset({"rate_limit", "timeout", "network", "server", "auth", "refused", "broken"})
 """Causes of faults that are the model's or its provider's, never the agent's."""
@@ -151,7 +159,7 @@ async def _program(
     for path, text in launch.files.items():
         place = home + path[1:] if path.startswith("~/") else path
         await box.write(place, text.encode())
-    command = ["/bin/sh", "-c", 'exec "$@" </dev/null', "agent", *launch.command]
+    command = ["/bin/sh", "-c", START, "agent", *launch.command]
     process = await box.spawn(command, env=launch.env)
     out, err = _Ends(), _Ends()
     reading = [

@@ -129,9 +129,9 @@ def answers(turns: list[Turn], *, tools: bool = True):
         if tools and not request.tools:
             return Turn(text="Mend the operator")
         said = sum(message["role"] == "assistant" for message in request.messages)
-        if not tools:  # aider: its prompt holds worked examples
-            asked = request.messages[-1]["content"]
-            return turns[0] if "SEARCH/REPLACE" in asked or "calc" in asked else Turn(text="Mend")
+        if not tools:  # aider
+            asked = request.messages[0]["content"]
+            return turns[0] if "SEARCH/REPLACE" in asked else Turn(text="Mend the operator")
         return turns[said] if said < len(turns) else Turn(text="Done.")
 
     return answer
