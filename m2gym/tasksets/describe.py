@@ -70,6 +70,7 @@ def describe(package: str, failures: Mapping[str, Facts], seed: int = 0) -> str 
         text = _sentence(facts, rng)
         if text and all(text != other for _, _, other in told):
             told.append((_KINDS[facts["kind"]], facts, text))
+    told = [entry for entry in told if _clear(entry[1])]
     if not told:
         return None
     chosen = _choose(told)
@@ -84,6 +85,11 @@ def describe(package: str, failures: Mapping[str, Facts], seed: int = 0) -> str 
     if rest:
         lines += ["", rest]
     return "\n".join(lines)
+
+
+def _clear(facts: Facts) -> bool:
+    """Whether something in the example is the package's own: helpers of the tests say nothing."""
+    return facts["kind"] == "printed" or any(facts.get(x) for x in ("api", "kinds", "origins"))
 
 
 def _choose(told: list[tuple[str, Facts, str]]) -> list[tuple[str, Facts, str]]:

@@ -34,6 +34,7 @@ def test_the_same_facts_and_seed_give_the_same_words() -> None:
         {**WRONG, "got": "<p.Thing object>", "expected": "<p.Thing object>"},
         {**WRONG, "open": ["x"]},
         {**WRONG, "call": "x"},
+        {**WRONG, "api": []},
         {"kind": "raised", "raised": {"type": "ValueError", "message": "no"}},
         {**WRONG, "got": "3"},
     ],
