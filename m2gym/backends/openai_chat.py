@@ -62,9 +62,8 @@ class OpenAIChatModel:
         answer = self.client.events.post("chat/completions", self._body(request))
         async with aclosing(answer):
             async for chunks in answer:
-                for chunk in chunks:
-                    for delta in whole.feed(chunk):
-                        yield delta
+                for delta in whole.take(chunks):
+                    yield delta
         if not whole.finish:
             raise ModelError(f"the answer of {self.client.base_url} ended half-way", cause="broken")
         completion = self._completion(whole, request, session)

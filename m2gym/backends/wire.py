@@ -102,6 +102,17 @@ class Assembler:
         self._calls: dict[int, _Call] = {}
         self._spelt_ids: list[int] = []
 
+    def take(self, chunks: Sequence[Mapping[str, Any] | str]) -> list[Delta]:
+        """Take what came together: chunks, and text of chunks that were nothing else."""
+        out: list[Delta] = []
+        for chunk in chunks:
+            if isinstance(chunk, str):
+                self._text.append(chunk)
+                out.append(Delta(text=chunk))
+            else:
+                out += self.feed(chunk)
+        return out
+
     def feed(self, chunk: Mapping[str, Any]) -> Iterator[Delta]:
         """Take a chunk of the stream."""
         self.model = chunk.get("model") or self.model
