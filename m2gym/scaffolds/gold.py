@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from m2gym.core.errors import InputError, WorkspaceLostError
+from m2gym.core.errors import VerifierError, WorkspaceLostError
 from m2gym.core.protocols import Episode
 
 
@@ -14,7 +14,7 @@ class Gold:
     """Writes and deletes the reference's files, runs its script, submits.
 
     Raises:
-        InputError: the task has no reference.
+        VerifierError: the task has no reference, so that its grader cannot be tried.
     """
 
     name: str = field(default="gold", init=False)
@@ -23,7 +23,7 @@ class Gold:
     async def run(self, episode: Episode) -> None:
         reference = episode.prepared.reference
         if reference is None:
-            raise InputError(f"task {episode.task.id!r} has no reference change to apply")
+            raise VerifierError(f"task {episode.task.id!r} has no reference change to apply")
         box = episode.workspace
         for path, data in reference.files.items():
             if data is not None:

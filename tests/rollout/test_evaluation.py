@@ -154,3 +154,17 @@ async def test_cancelling_stops_the_boxes_and_keeps_what_is_done():
         with pytest.raises(asyncio.CancelledError):
             await going
     assert m2gym.load_run("r").summary.episodes == 0
+
+
+def test_gold_of_a_task_without_a_reference_is_not_a_score(tmp_path):
+    m2gym.reward("never-asked")(lambda artifacts: 0.0)
+    m2gym.register(
+        "unanswered",
+        tasks=[m2gym.Task(id="u", instruction="Guess.", files={"a": "x"})],
+        rewards=["never-asked"],
+    )
+    done = m2gym.evaluate("unanswered", agent="gold", out=tmp_path / "run", progress=False)
+    assert done.score is None
+    [episode] = done
+    assert episode.verdict.status == "verifier_error"
+    assert "no reference change" in episode.error
