@@ -83,9 +83,11 @@ def _imported(module: str, name: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and module.startswith(error.name):
-            return SCAFFOLDS.get(module)
-        raise
+        if not error.name or not module.startswith(error.name):
+            raise
+        if "." in module:
+            raise InputError(f"agent '{module}:{name}': there is no module {module!r}") from None
+        return SCAFFOLDS.get(module)
     try:
         return getattr(found, name)
     except AttributeError:

@@ -34,6 +34,7 @@ def test_arguments(tmp_path):
         ("random:many", "number of steps"),
         ("scripted:/nothing.yaml", "No such file"),
         ("m2gym.scaffolds.gold:Silver", "has no 'Silver'"),
+        ("m2gym.scaffolds.silver:Silver", "there is no module 'm2gym.scaffolds.silver'"),
         ("m2gym.scaffolds.agents:parse_agent", "parse_agent"),
     ],
 )
