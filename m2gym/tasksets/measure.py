@@ -79,8 +79,8 @@ async def run_once(
             await box.unpack(pack(prepared.hidden))
         arguments = [
             "-q",
-            "-p",
-            "no:cacheprovider",
+            "-o",
+            "cache_dir=/tmp/pytest-cache",
             "--continue-on-collection-errors",
             "--tb=short",
         ]

@@ -35,6 +35,7 @@ IMPORT_NAMES = {
     "pkg_resources": "setuptools",
     "pytest_asyncio": "pytest-asyncio",
     "ruamel": "ruamel-yaml",
+    "xprocess": "pytest-xprocess",
     "yaml": "pyyaml",
 }
 """Top-level module → project, where the two names differ."""
@@ -190,7 +191,8 @@ def _listed(root: Path) -> Iterator[str]:
         groups = {}
     for group in groups.values() if isinstance(groups, dict) else ():
         yield from (line for line in group if isinstance(line, str))
-    for path in sorted({*root.glob("*requirements*.txt"), *root.glob("*/*requirements*.txt")}):
+    patterns = ("*requirements*.txt", "*/*requirements*.txt", "requirements/*.[it][nx]*")
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             plain = line.partition("#")[0].strip()
             if plain and not plain.startswith("-") and "://" not in plain:

@@ -134,7 +134,13 @@ def ask(order: dict[str, Any], setup: dict[str, Any], out: int) -> None:
         os.dup2(null, fd)
     sys.dont_write_bytecode = not order["write"]
     plugin = Plugin(order, setup)
-    arguments = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "--tb=no"]
+    arguments = [
+        "-q",
+        "-o",
+        "cache_dir=/tmp/pytest-cache",
+        "--continue-on-collection-errors",
+        "--tb=no",
+    ]
     if order["trace"]:
         threading.setprofile(plugin.profile)
         sys.setprofile(plugin.profile)
