@@ -26,7 +26,7 @@ OPTIONS = (
 
 @dataclass
 class Aider(BlackBox):
-    """aider; see `contract.BlackBox`."""
+    """aider: a Python program that speaks chat through LiteLLM and edits by blocks in its text."""
 
     name: str = field(default="aider", init=False)
     version: str = field(default="0.86.2", init=False)

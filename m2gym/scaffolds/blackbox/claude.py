@@ -16,7 +16,7 @@ SIZE_MB = 364
 
 @dataclass
 class ClaudeCode(BlackBox):
-    """Claude Code (Anthropic); see `contract.BlackBox`."""
+    """Claude Code (Anthropic): a native binary that speaks messages only."""
 
     name: str = field(default="claude-code", init=False)
     version: str = field(default="2.1.330", init=False)

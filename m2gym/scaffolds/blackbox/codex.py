@@ -16,7 +16,7 @@ SIZE_MB = 404
 
 @dataclass
 class Codex(BlackBox):
-    """Codex CLI (OpenAI); see `contract.BlackBox`."""
+    """Codex CLI (OpenAI): a native binary that speaks responses only."""
 
     name: str = field(default="codex", init=False)
     version: str = field(default="0.169.0", init=False)

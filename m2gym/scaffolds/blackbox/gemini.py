@@ -20,7 +20,7 @@ ATTEMPTS = 4
 
 @dataclass
 class GeminiCli(BlackBox):
-    """Gemini CLI (Google); see `contract.BlackBox`."""
+    """Gemini CLI (Google): a Node program that speaks generateContent only."""
 
     name: str = field(default="gemini-cli", init=False)
     version: str = field(default="0.61.0", init=False)

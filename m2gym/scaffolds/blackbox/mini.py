@@ -21,7 +21,7 @@ ATTEMPTS = 5
 
 @dataclass
 class MiniSweAgent(BlackBox):
-    """mini-swe-agent; see `contract.BlackBox`."""
+    """mini-swe-agent: a Python program that speaks chat, messages and responses through LiteLLM."""
 
     name: str = field(default="mini-swe-agent", init=False)
     version: str = field(default="2.4.6", init=False)

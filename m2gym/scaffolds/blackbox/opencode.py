@@ -27,7 +27,7 @@ LIMIT = {"context": 128_000, "output": 8_192}
 
 @dataclass
 class OpenCode(BlackBox):
-    """opencode; see `contract.BlackBox`."""
+    """opencode: a native binary that speaks chat, responses and messages."""
 
     name: str = field(default="opencode", init=False)
     version: str = field(default="1.18.33", init=False)

@@ -16,7 +16,7 @@ SIZE_MB = 754
 
 @dataclass
 class OpenHands(BlackBox):
-    """OpenHands CLI; see `contract.BlackBox`."""
+    """OpenHands CLI: a Python program that speaks chat through LiteLLM."""
 
     name: str = field(default="openhands", init=False)
     version: str = field(default="1.16.0", init=False)

@@ -16,7 +16,7 @@ SIZE_MB = 152
 
 @dataclass
 class QwenCode(BlackBox):
-    """qwen-code (Alibaba); see `contract.BlackBox`."""
+    """qwen-code (Alibaba): a Node program that speaks chat, and messages."""
 
     name: str = field(default="qwen-code", init=False)
     version: str = field(default="0.24.4", init=False)
