@@ -96,7 +96,7 @@ class Keyring:
 
     def __init__(self) -> None:
         self._open: dict[str, Entry] = {}
-        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._ended: OrderedDict[str, Entry] = OrderedDict()
 
     def __contains__(self, entry: Entry) -> bool:
         return self._open.get(entry.id) is entry
@@ -120,12 +120,12 @@ class Keyring:
         """
         base, _, name = secret.partition(".")
         id = _public(base)
-        entry = self._open.get(id)
-        known = entry.secret if entry else self._ended.get(id, "")
-        if not known or not hmac.compare_digest(known.encode(), base.encode("utf-8", "replace")):
+        entry = self._open.get(id) or self._ended.get(id)
+        given = base.encode("utf-8", "replace")
+        if entry is None or not hmac.compare_digest(entry.secret.encode(), given):
             return None
-        if entry is None:
-            raise Fault("ended", "this session has ended; it takes no more calls")
+        if id not in self._open:
+            raise ended(entry)
         return self._branch(entry, name) if name else entry
 
     def _branch(self, entry: Entry, name: str) -> Entry | None:
@@ -149,12 +149,19 @@ class Keyring:
         id = _public(secret)
         if id not in self._open:
             return []
-        ended = [e for key, e in self._open.items() if key == id or key.startswith(f"{id}.")]
-        self._open = {key: e for key, e in self._open.items() if e not in ended}
-        self._ended[id] = ended[0].secret
+        gone = [e for key, e in self._open.items() if key == id or key.startswith(f"{id}.")]
+        self._open = {key: e for key, e in self._open.items() if e not in gone}
+        last = gone[0]
+        self._ended[id] = Entry(id, last.secret, None, stop_status=last.stop_status)
         while len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
-        return ended
+        return gone
+
+
+def ended(entry: Entry) -> Fault:
+    """What a call of an ended session is told."""
+    words = "this session has ended; it takes no more calls"
+    return Fault("ended", words, status=entry.stop_status)
 
 
 def _public(secret: str) -> str:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from m2gym.core.trajectory import Completion
 from m2gym.gateway.access import Entry
-from m2gym.gateway.agents import ending_status
+from m2gym.gateway.agents import settle
 from m2gym.gateway.blame import fault_of
 from m2gym.gateway.call import Call, Encoder
 from m2gym.gateway.counting import count_tokens
@@ -32,6 +32,9 @@ PING = 15.0
 
 BODY_SECONDS = 60.0
 """Seconds in which a request's body must have come."""
+
+GONE = 499
+"""Status noted, and sent to nobody, when the client went away before its answer."""
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
@@ -73,6 +76,9 @@ class Exchange:
             return await self._serve()
         except Fault as fault:
             return self._refuse(fault)
+        except (asyncio.CancelledError, ConnectionError):
+            self.outcome.status, self.outcome.error = GONE, "the client went away"
+            raise
         finally:
             entry.running -= 1
             self.outcome.seconds = time.perf_counter() - begun
@@ -154,9 +160,7 @@ class Exchange:
         return response
 
     def _note(self, fault: Fault) -> Fault:
-        if fault.kind == "ended":
-            agent = self.request.headers.get("User-Agent", "")
-            fault.status = self.entry.stop_status or ending_status(agent)
+        settle(fault, self.request.headers.get("User-Agent", ""), self.entry.stop_status)
         self.entry.refused += 1
         self.entry.last_error = self.outcome.error = fault.message
         self.outcome.status = fault.status

@@ -20,7 +20,7 @@ Kind = Literal[
 STATUS: dict[Kind, int] = {
     "invalid": 400,
     "unauthenticated": 401,
-    "ended": 401,
+    "ended": 0,
     "not_found": 404,
     "too_large": 413,
     "rate_limit": 429,
@@ -28,6 +28,7 @@ STATUS: dict[Kind, int] = {
     "timeout": 504,
     "internal": 500,
 }
+"""HTTP status of each kind; that of ``ended`` is chosen by the agent that is to be ended."""
 
 RETRY_AFTER = 2.0
 """Seconds a client is told to wait when the model names none; the project's choice."""

@@ -12,8 +12,8 @@ from aiohttp import web
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Episode, Session
 from m2gym.gateway import gemini, messages
-from m2gym.gateway.access import Access, Entry, GuessLimit, Keyring
-from m2gym.gateway.agents import ending_status
+from m2gym.gateway.access import Access, Entry, GuessLimit, Keyring, ended
+from m2gym.gateway.agents import settle
 from m2gym.gateway.exchange import Exchange, Outcome, refusal
 from m2gym.gateway.fault import Fault
 from m2gym.gateway.mcp import McpServer
@@ -174,9 +174,8 @@ class Gateway:
             if where.action == "unknown":
                 raise Fault("not_found", f"no endpoint {request.method} {path}")
         except Fault as fault:
-            if fault.kind == "ended":
-                fault.status = ending_status(request.headers.get("User-Agent", ""))
-            response = refusal(fault, dialect)
+            agent = request.headers.get("User-Agent", "")
+            response = refusal(settle(fault, agent), dialect)
             if fault.kind == "rate_limit":
                 response.force_close()
             return response
@@ -190,7 +189,7 @@ class Gateway:
     def _who(self, request: web.BaseRequest, prefix: str, pinned: Entry | None) -> Entry:
         if pinned is not None:
             if pinned not in self._keys:
-                raise Fault("ended", "this session has ended; it takes no more calls")
+                raise ended(pinned)
             return pinned
         given = [prefix] if prefix else _secrets(request)
         for secret in given:

@@ -157,3 +157,27 @@ async def test_a_key_in_what_an_agent_sends_is_not_recorded(http, gateway):
     client.say(f"my key is {access.secret}")
     await post(http, access, client, stream=False)
     assert access.secret not in session.completions[0].model_dump_json()
+
+
+@pytest.mark.parametrize("form", ["custom", "function"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_free_form_call_goes_out_and_comes_back_without_a_fork(http, gateway, form, stream):
+    patch = '*** Begin Patch\n+ "ü"\n*** End Patch\n'
+    given = {"input": patch} if form == "custom" else {"arguments": {"input": patch}}
+    turns = [Turn(calls=({"name": "apply_patch", **given},)), Turn(text="Done.")]
+    session = RecordedSession(ScriptedModel(turns))
+    url = gateway.add(session).url + "/v1/responses"
+    tools = [{"type": "custom", "name": "apply_patch"}]
+    history = [{"role": "user", "content": "Patch it."}]
+    ask = {"model": "m", "input": history, "tools": tools, "stream": stream}
+    async with http.post(url, json=ask) as got:
+        raw = await got.read()
+    made = list(events(raw))[-1]["response"] if stream else json.loads(raw)
+    (called,) = made["output"]
+    assert (called["type"], called["input"]) == ("custom_tool_call", patch)
+    result = {"type": "custom_tool_call_output", "call_id": called["call_id"], "output": "ok"}
+    history += [called, result]
+    async with http.post(url, json={**ask, "stream": False}) as got:
+        assert got.status == 200
+    assert [c.parent for c in session.completions] == [None, 0]
+    assert session.counts.forks == 0

@@ -108,6 +108,9 @@ async def test_a_stop_status_of_its_own(gateway, http):
     async with http.post(opened.url + "/v1/chat/completions", json=CHAT) as got:
         assert got.status == 402
         assert (await got.json())["error"]["code"] == "session_ended"
+    gateway.remove(opened.secret)
+    async with http.post(opened.url + "/v1/chat/completions", json=CHAT) as got:
+        assert got.status == 402
 
 
 async def test_guessing_is_bounded_and_never_shuts_out_the_right_secret(gateway, http):
@@ -378,10 +381,19 @@ async def test_whoever_watches_hears_of_every_request(http):
     opened = gateway.add(Talk([Say("x", usage=(3, 4))]))
     await http.post(opened.url + "/v1/messages", json=BODIES["/v1/messages"])
     await http.post(opened.url + "/v1/messages", data=b"{")
+    never = gateway.add(Talk([Say("x")], gate=asyncio.Event()))
+    with pytest.raises(asyncio.TimeoutError):
+        await http.post(
+            never.url + "/v1/messages",
+            json=BODIES["/v1/messages"],
+            timeout=aiohttp.ClientTimeout(0.2),
+        )
+    await until(lambda: len(seen) == 3)
     await gateway.stop()
     assert [(o.dialect, o.status, o.usage) for o in seen] == [
         ("messages", 200, (3, 4)),
         ("messages", 400, (0, 0)),
+        ("messages", 499, (0, 0)),
     ]
 
 
