@@ -21,7 +21,7 @@ from typing import Any
 
 from m2gym.core.errors import InputError
 from m2gym.core.tools import ToolSchema
-from m2gym.models.messages import Message, call_ids, canonical, message_key
+from m2gym.models.messages import Message, call_ids, canonical, message_key, only_adds
 
 HOT = 8
 """Requests kept as they came; the project's choice: a main line and its sub-agents."""
@@ -54,6 +54,17 @@ class Node:
     def grown(self) -> int:
         """How many children it has."""
         return sum(map(len, self.children.values()))
+
+    def said_with_less(self, message: Message) -> Node | None:
+        """The recorded answer whose calls a client echoes with default arguments added.
+
+        Claude Code adds ``"replace_all": false`` to each edit; ids and names stay.
+        """
+        for nodes in self.children.values():
+            for node in nodes:
+                if node.completion is not None and only_adds(node.message, message):
+                    return node
+        return None
 
     def add(self, key: tuple[Any, ...], message: Message) -> Node:
         """A new child."""
@@ -171,6 +182,8 @@ class MessageTree:
                 message["tool_call_id"] = recorded[position]
         key = message_key(message, position)
         found = walk.leaf.child(key, thinking_of(message))
+        if found is None and message.get("tool_calls"):
+            found = walk.leaf.said_with_less(message)
         if found is not None:
             return found, False
         return walk.leaf.add(key, message), True

@@ -149,6 +149,34 @@ def call_key(call: Mapping[str, Any]) -> tuple[str, str]:
     return call["function"]["name"], arguments
 
 
+def only_adds(said: Message, echoed: Message) -> bool:
+    """Whether ``echoed`` is the answer ``said``, its calls' arguments the same but for added keys.
+
+    >>> before = assistant(calls=[("c1", "edit", '{"path": "a"}')])
+    >>> only_adds(before, assistant(calls=[("c1", "edit", '{"path": "a", "all": false}')]))
+    True
+    """
+    if message_key({**said, "tool_calls": ()}) != message_key({**echoed, "tool_calls": ()}):
+        return False
+    if call_ids(said) != call_ids(echoed) or not all(call_ids(said)):
+        return False
+    for old, new in zip(said.get("tool_calls", ()), echoed.get("tool_calls", ()), strict=True):
+        if old["type"] != "function" or new["type"] != "function":
+            return False
+        if old["function"]["name"] != new["function"]["name"]:
+            return False
+        try:
+            before = json.loads(old["function"]["arguments"])
+            after = json.loads(new["function"]["arguments"])
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(before, dict) or not isinstance(after, dict):
+            return False
+        if any(key not in after or after[key] != value for key, value in before.items()):
+            return False
+    return True
+
+
 def message_key(message: Message, position: int | None = None) -> tuple[Any, ...]:
     """What makes a canonical message equal to another, thinking aside.
 

@@ -71,6 +71,28 @@ async def test_a_client_that_drops_ids_and_thinking_and_marks_its_cache_still_ex
     assert full_messages(session.completions, 1)[2]["reasoning_content"] == "I look."
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parent"),
+    [
+        ('{"all": false, "command": "ls"}', 0),
+        ('{"all": false, "command": "ls -a"}', None),
+        ("{}", None),
+        ('{"command": "ls"', None),
+    ],
+)
+async def test_a_client_that_adds_default_arguments_still_extends(arguments, parent):
+    session = RecordedSession(ScriptedModel(lambda request: LS))
+    first = await say(session, SYSTEM, ASK)
+    [call] = first.message["tool_calls"]
+    echoed = {**call, "function": {"name": "bash", "arguments": arguments}}
+    said = {"role": "assistant", "content": "", "tool_calls": [echoed]}
+    await say(session, SYSTEM, ASK, said, tool(call["id"], "a.py"))
+    assert session.completions[1].parent == parent
+    if parent == 0:
+        asked = [SYSTEM, ASK, first.message, tool(call["id"], "a.py")]
+        assert full_messages(session.completions, 1) == asked
+
+
 async def test_rewritten_history_forks_from_the_last_answer_it_shares():
     session = RecordedSession(ScriptedModel([LS, LS, LS, Turn(text="x")]))
     one = await say(session, ASK)
