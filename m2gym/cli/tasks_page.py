@@ -11,7 +11,8 @@ from m2gym.tasksets.produce import DATA
 from m2gym.tasksets.quality import Verified
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.swe_repo import recipes
-from m2gym.tasksets.verify_tasks import dropped, read_funnel, read_state
+from m2gym.tasksets.verified import read_state
+from m2gym.tasksets.verify_tasks import dropped, read_funnel
 
 _MARK = "<!-- {name} -->"
 
@@ -29,7 +30,7 @@ def set_tables(text: str) -> str:
 def tables() -> dict[str, str]:
     """Name → Markdown."""
     shipped = recipes()
-    state = {name: v for name, v in read_state().items() if name in shipped}
+    state = {name: v for name, v in read_state(DATA).items() if name in shipped}
     return {
         "set": _set(shipped.values()),
         "packages": _packages(shipped.values()),

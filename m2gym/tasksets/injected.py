@@ -25,6 +25,7 @@ from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.describe import describe
 from m2gym.tasksets.measure import MakeBox, failed, judged
 from m2gym.tasksets.mutate import OPERATORS, functions, mutate_many, places
+from m2gym.tasksets.quality import Gold, Verified, digest_of, verify_task
 from m2gym.tasksets.recipe import MutationSpec, Recipe
 from m2gym.tasksets.recipe_taskset import build
 from m2gym.tasksets.release import Baseline, Function, Release
@@ -110,6 +111,8 @@ class Finder:
         tries: candidates looked at, at most.
         taken: sets of failing tests that are used already.
         kept: is told about each recipe as soon as it is verified.
+        quality: also try each grader with wrong and good patches (`m2gym.tasksets.quality`), keep
+            what they show in `verified`, and drop the task when it is unfit.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Finder:
         tries: int = 1000,
         taken: Iterable[frozenset[str]] = (),
         kept: Callable[[Recipe], None] | None = None,
+        quality: bool = False,
         progress: Progress = silent,
     ) -> None:
         self.release, self.base, self.make_box, self.cache = release, base, make_box, cache
@@ -134,6 +138,9 @@ class Finder:
         self.sources = release.sources()
         self.queues = candidates(release, base, seed)
         self.found: list[Recipe] = []
+        self.quality = quality
+        self.verified: dict[str, Verified] = {}
+        self.gold: Gold = {}
         self.funnel = Funnel()
         self.used: Counter[Function] = Counter()
         self.tasks: Counter[str] = Counter()
@@ -168,6 +175,7 @@ class Finder:
             verdicts = await judged(prepared, self.make_box)
         except VerifierError as error:
             raise PackageRejectedError(f"{self.release.name}: cannot be judged: {error}") from error
+        self.gold[tuple(green)] = verdicts
         if any(verdict.reward != 1.0 for verdict in verdicts):
             lost = failed(verdicts[0]) or {
                 k: v for s in verdicts[0].scores.values() for k, v in s.evidence.items()
@@ -355,6 +363,21 @@ class Finder:
             return "other tests fail when judged", f"{name}: {sorted(set(outcomes))[:5]}"
         seconds = round(verdict.evidence["seconds"]["total"], 2)
         recipe = recipe.model_copy(update={"seconds": seconds})
+        if self.quality:
+            row = await verify_task(
+                recipe,
+                self.base.green,
+                built,
+                prepared,
+                screen,
+                self.make_box,
+                digest=digest_of(recipe, self.base.green),
+                gold=self.gold,
+                noop=[verdict],
+            )
+            if row.problem is not None:
+                return f"quality: {row.problem}", name
+            self.verified[name] = row
         self.found.append(recipe)
         if self.kept is not None:
             self.kept(recipe)

@@ -21,7 +21,7 @@ from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.repository import Repository
 from m2gym.tasksets.rewrite import REWRITES, rewrite
 
-WRONG = 4
+WRONG = 3
 """Wrong patches a task is tried with, at most; the project's choice."""
 LEFT_OUT = "part-left-out"
 """The kind of a version-diff's reference change without a piece, which may not be needed."""

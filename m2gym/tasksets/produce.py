@@ -23,10 +23,12 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.injected import Finder, Funnel
+from m2gym.tasksets.quality import Verified
 from m2gym.tasksets.recipe import Recipe, group_by_file
 from m2gym.tasksets.release import Baseline, Release, baseline, open_release
 from m2gym.tasksets.sdist import PackageRejectedError
 from m2gym.tasksets.splits import split_of
+from m2gym.tasksets.verified import read_state, save_state, write
 from m2gym.workspaces import make_workspace
 
 DATA = Path(__file__).parent / "data" / "swe_repo"
@@ -39,29 +41,28 @@ class Source:
     package: str
     version: str | None = None
     seed: int = 1
-    singles: int = 6
-    doubles: int = 1
+    singles: int = 8
+    doubles: int = 0
 
 
 SOURCES = tuple(
     Source(*entry)
     for entry in (
-        ("inflection", "0.5.1"),
-        ("schema", "0.7.8"),
-        ("cachetools", "5.5.2"),
-        ("parse", "1.22.4"),
-        ("itsdangerous", "2.2.0"),
-        ("voluptuous", "0.16.0"),
-        ("tabulate", "0.10.0"),
-        ("tinydb", "4.9.0"),
-        ("toolz", "1.2.0"),
-        ("sqlparse", "0.6.1"),
-        ("more-itertools", "11.2.1"),
-        ("funcy", "2.1"),
+        ("inflection", "0.5.1", 1, 6, 1),
+        ("schema", "0.7.8", 1, 6, 1),
+        ("cachetools", "5.5.2", 1, 6, 1),
+        ("parse", "1.22.4", 1, 6, 1),
+        ("itsdangerous", "2.2.0", 1, 6, 1),
+        ("voluptuous", "0.16.0", 1, 6, 1),
+        ("tabulate", "0.10.0", 1, 6, 1),
+        ("tinydb", "4.9.0", 1, 6, 1),
+        ("toolz", "1.2.0", 1, 6, 1),
+        ("sqlparse", "0.6.1", 1, 6, 1),
+        ("funcy", "2.1", 1, 8, 2),
         ("jsonpatch", "1.48"),
         ("jsonpointer", "3.12"),
         ("python-slugify", "9.2.0"),
-        ("semver", "3.1.2"),
+        ("semver", "3.1.2", 1, 8, 2),
         ("isodate", "0.7.2"),
         ("xmltodict", "1.0.4"),
         ("cssselect", "1.6.0"),
@@ -75,17 +76,18 @@ SOURCES = tuple(
         ("bleach", "6.4.0"),
         ("jinja2", "3.1.6"),
         ("click", "8.5.1"),
-        ("marshmallow", "4.4.0", 1, 4),
-        ("pyflakes", "4.1.0", 1, 4),
-        ("boltons", "26.2.0", 1, 4),
-        ("icalendar", "7.3.2", 1, 4),
-        ("lark", "1.3.1", 1, 4),
-        ("pyasn1", "0.6.5", 1, 4),
-        ("natsort", "8.4.0", 1, 4),
-        ("markdown-it-py", "4.3.0", 1, 4),
-        ("tinycss2", "1.5.1", 1, 4),
-        ("werkzeug", "3.1.9", 1, 4),
-        ("beautifulsoup4", "4.15.0", 1, 4),
+        ("marshmallow", "4.4.0", 1, 6),
+        ("pyflakes", "4.1.0", 1, 6),
+        ("boltons", "26.2.0", 1, 6),
+        ("icalendar", "7.3.2", 1, 6),
+        ("lark", "1.3.1", 1, 6),
+        ("pyasn1", "0.6.5", 1, 6),
+        ("natsort", "8.4.0", 1, 6),
+        ("markdown-it-py", "4.3.0", 1, 6),
+        ("tinycss2", "1.5.1", 1, 6),
+        ("werkzeug", "3.1.9", 1, 6),
+        ("beautifulsoup4", "4.15.0", 1, 6),
+        ("more-itertools", "11.2.1", 1, 6),
     )
 )
 """Releases of packages whose sdists carry fast green tests; the project's choice."""
@@ -129,6 +131,7 @@ async def _one(
     base = await baseline(release, make_box)
     found: list[Recipe] = []
     total = Funnel()
+    verified: dict[str, Verified] = {}
     for mutations, wanted in ((1, source.singles), (2, source.doubles)):
         if not wanted:
             continue
@@ -143,12 +146,15 @@ async def _one(
             mutations=mutations,
             tries=40 * wanted,
             taken=[frozenset(recipe.fail_to_pass) for recipe in found],
+            quality=True,
         )
         found += await finder.run(concurrency)
+        verified |= finder.verified
         total.tried += finder.funnel.tried
         total.kept += finder.funnel.kept
         total.dropped += finder.funnel.dropped
     _save(release, base, found, out)
+    save_state({**read_state(out), **verified}, out)
     return {
         "package": source.package,
         "version": release.file.version,
@@ -175,14 +181,6 @@ def read_funnel(out: Path) -> dict[str, Any]:
     path = out / "funnel.json"
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return found
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _say(text: str) -> None:

@@ -2,14 +2,16 @@
 
 A wrong patch that a test fails under (in a forked pytest over the task's own judged tests) scores 0
 by the rule of ``tests-pass``; one that no test fails under there is graded by the verifier, and a
-reward of 1 is a *false pass*. A good patch is tried in the same way, its last kind by the verifier
-in any case; a reward below 1 is a *false fail*. A wrong patch may be right after all (an equivalent
-mutant), so the false-pass rate is an upper bound.
+reward of 1 is a *false pass*. A good patch is tried in the same way: one that a test fails under is
+graded by the verifier, and a reward below 1 is a *false fail*. A wrong patch may be right after all
+(an equivalent mutant), so the false-pass rate is an upper bound.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 
@@ -67,6 +69,12 @@ class Verified(Frozen):
         return None
 
 
+def digest_of(recipe: Recipe, green: Sequence[str]) -> str:
+    """A hash of all that a task's verdicts depend on."""
+    text = recipe.model_dump_json(exclude={"seconds", "distance"}) + json.dumps(list(green))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 async def verify_task(
     recipe: Recipe,
     green: Sequence[str],
@@ -78,12 +86,14 @@ async def verify_task(
     digest: str = "",
     runs: int = 1,
     gold: Gold | None = None,
+    noop: Sequence[Verdict] = (),
 ) -> Verified:
     """Judge the reference change, no change, wrong patches and good patches of one task.
 
     ``screen`` holds the mended tree. Tasks with the same mended tree and the same judged ids (those
     with mistakes injected into one release) have the same verdict on it: passed on in ``gold`` it
-    is asked for once. A grader that fails is told in ``error``.
+    is asked for once. ``noop`` are verdicts on no change that are there already. A grader that
+    fails is told in ``error``.
 
     Raises:
         InfraError: a box failed.
@@ -98,7 +108,7 @@ async def verify_task(
         if judged_ids not in known:
             known[judged_ids] = await judged(prepared, make_box, gold=True, runs=runs)
         mended = known[judged_ids]
-        noop = await judged(prepared, make_box, runs=runs)
+        noop = noop or await judged(prepared, make_box, runs=runs)
         passed = [
             patch.label
             for patch in wrong

@@ -44,10 +44,6 @@ class _Turned(ast.NodeTransformer):
         return ast.If(ast.UnaryOp(ast.Not(), node.test), node.orelse, node.body)
 
 
-def _reformatted(function: Function) -> Function:
-    return function
-
-
 def _named(function: Function) -> Function:
     function.body = [s for old in function.body for s in _flat(_Named().visit(old))]
     return function
@@ -71,7 +67,6 @@ def _flat(node: ast.stmt | list[ast.stmt]) -> list[ast.stmt]:
 
 
 REWRITES: dict[str, Callable[[Function], Function]] = {
-    "reformatted": _reformatted,
     "restructured": lambda function: _turned(_named(function)),
 }
 """Name → rewrite of one function."""

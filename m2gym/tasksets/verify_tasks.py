@@ -7,7 +7,6 @@ a run that was stopped goes on where it was, and a recipe that changed is verifi
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,41 +15,17 @@ from m2gym.core.errors import InfraError, InputError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache, key_of
-from m2gym.tasksets.produce import DATA, read_funnel, write
-from m2gym.tasksets.quality import Gold, Verified, verify_task
+from m2gym.tasksets.produce import DATA, read_funnel
+from m2gym.tasksets.quality import Gold, Verified, digest_of, verify_task
 from m2gym.tasksets.recipe import Recipe, green_tests
 from m2gym.tasksets.recipe_taskset import build
 from m2gym.tasksets.repository import prepare_task
 from m2gym.tasksets.screen import Screen
+from m2gym.tasksets.verified import read_state, save_state, write
 from m2gym.workspaces import make_workspace
 
-STATE = "verified.json"
 DROPPED = "dropped.json"
 Say = Callable[[str, int, int], None]
-
-
-def digest_of(recipe: Recipe, green: Sequence[str]) -> str:
-    """A hash of all that a task's verdicts depend on."""
-    text = recipe.model_dump_json(exclude={"seconds", "distance"}) + json.dumps(list(green))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_state(folder: Path = DATA) -> dict[str, Verified]:
-    """Task id → what its last verification showed."""
-    path = folder / STATE
-    if not path.exists():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return {name: Verified.model_validate(row) for name, row in rows.items()}
-
-
-def save_state(state: Mapping[str, Verified], folder: Path = DATA) -> None:
-    """Write the results, one a line."""
-    lines = [
-        f"{json.dumps(name)}: {row.model_dump_json(exclude_defaults=True)}"
-        for name, row in sorted(state.items())
-    ]
-    write(folder / STATE, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 async def verify_tasks(
@@ -157,4 +132,4 @@ def dropped(folder: Path = DATA) -> dict[str, list[str]]:
     return found
 
 
-__all__ = ["DATA", "digest_of", "dropped", "prune", "read_funnel", "read_state", "verify_tasks"]
+__all__ = ["DATA", "dropped", "prune", "read_funnel", "verify_tasks"]

@@ -11,8 +11,9 @@ from m2gym.core.workspace import Workspace
 from m2gym.tasksets import inject_async, verify_tasks
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.inject import Injected
-from m2gym.tasksets.quality import Verified
-from m2gym.tasksets.verify_tasks import digest_of, dropped, prune, read_state
+from m2gym.tasksets.quality import Verified, digest_of
+from m2gym.tasksets.verified import read_state
+from m2gym.tasksets.verify_tasks import dropped, prune
 from m2gym.tasksets.verify_tasks import verify_tasks as verify
 from tests.tasksets.conftest import Index
 from tests.tasksets.test_inject import GOOD
