@@ -3,10 +3,10 @@
 ``python -m tests.forge.gpu_m2_step SHARED OWN MEMBERS [MEASURED]`` prints one JSON row. The model
 is transformers' MiniMax-M2 with random weights at M2's own widths (hidden 3072, 48 and 8 heads,
 256 experts of 1536, top 8, 200,064 tokens) and two of its 62 layers; bfloat16, layers recomputed
-in the backward pass. Gradients are compared merged with unmerged, and, to know what rounding and
-the router's ties alone do, unmerged with unmerged: packed otherwise, and with the attention of
-our own kernel instead of cuDNN's. Unmerged samples go packed: several to a row, each its own root, up to BUDGET
-tokens; MEASURED of them are timed and scaled when running all would take long.
+in the backward pass. Unmerged samples go packed: several to a row, each its own root, up to BUDGET
+tokens; MEASURED of them are timed and scaled when running all would take long. Gradients are
+compared merged with unmerged, and, to know what rounding and the router's ties alone do, unmerged
+with unmerged: packed otherwise, and with the attention of our own kernel instead of cuDNN's.
 """
 
 from __future__ import annotations
