@@ -1,4 +1,4 @@
-"""Another package's environment, reward, scaffold and taskset, built, installed and found."""
+"""Another package's environment, reward, scaffold, taskset and backend, built and found."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ greets = "greeter:greets"
 polite = "greeter:Polite"
 [project.entry-points."m2gym.tasksets"]
 greetings = "greeter:tasks"
+[project.entry-points."m2gym.backends"]
+parrot = "greeter:Parrots"
 [tool.hatch.build.targets.wheel]
 only-include = ["greeter.py"]
 """
@@ -49,6 +51,14 @@ def tasks():
 ENV = EnvEntry("greeter", tasks, "says hello")
 
 
+class Parrots:
+    "Says what its specification says."
+
+    def model(self, spec):
+        from m2gym.models import ScriptedModel
+        return ScriptedModel([spec])
+
+
 class Polite:
     name = "polite"
 
@@ -66,6 +76,13 @@ env.close()
 m2gym.register("again", tasks="greetings")
 run = m2gym.evaluate("again", agent="polite", out="run", progress=False)
 assert run.score == 1.0, run
+
+import asyncio
+from m2gym.core.protocols import ModelRequest
+from m2gym.models import RecordedSession, load_model
+session = RecordedSession(load_model("parrot:hello"))
+request = ModelRequest([{"role": "user", "content": "?"}])
+assert asyncio.run(session.complete(request)).message["content"] == "hello"
 """
 
 

@@ -12,6 +12,7 @@ from m2gym.cli.compare import compare
 from m2gym.cli.demo import demo
 from m2gym.cli.doctor import doctor
 from m2gym.cli.eval_ import eval_
+from m2gym.cli.export import export
 from m2gym.cli.list_ import list_
 from m2gym.cli.serve import serve
 from m2gym.cli.tasks import tasks
@@ -52,5 +53,6 @@ app.command()(validate)
 app.command("eval")(eval_)
 app.command()(compare)
 app.command()(bench)
+app.command()(export)
 app.command()(serve)
 app.add_typer(tasks, name="tasks")

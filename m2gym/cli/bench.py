@@ -22,7 +22,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="workspace (boxes and episodes), episode, tasks, gateway, forge, kernels."
+            help="workspace (and episodes), episode, tasks, gateway, recorder, forge, kernels."
         ),
     ],
     env: Annotated[str, typer.Option(help="Environment whose episodes are measured.")] = "swe-repo",
@@ -45,6 +45,7 @@ def bench(
         "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
         "tasks": lambda: _module("m2gym.tasksets.bench"),
         "gateway": lambda: _module("m2gym.gateway.bench"),
+        "recorder": lambda: _module("m2gym.models.bench"),
         "forge": lambda: _module("m2gym.forge.bench"),
         "kernels": lambda: _module("m2gym.kernels.bench"),
     }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ class ScriptedModel:
         self.turns = tuple(Turn(text=t) if isinstance(t, str) else t for t in given)
         self.asides, self.name = tuple(asides), name
         self._failed: dict[tuple[str, int, str], int] = {}
+        self._depths: weakref.WeakKeyDictionary[Session, list[int]] = weakref.WeakKeyDictionary()
         if self._answer is None and not self.turns:
             raise InputError("a script needs at least one turn")
 
@@ -148,7 +150,7 @@ class ScriptedModel:
             InputError: the script has no such turn.
             ModelError: the turn's fault.
         """
-        position = depth(session.completions, request.parent)
+        position = self._position(request, session)
         turn = self._turn(request, position)
         key = (session.id, position, turn.when)
         tries = self._failed.get(key, 0)
@@ -164,6 +166,13 @@ class ScriptedModel:
             self._failed[key] = tries + 1
             raise fault.error()
         yield Delta(completion=self._completion(turn, message, request, session))
+
+    def _position(self, request: ModelRequest, session: Session) -> int:
+        """How many completions lie on the path that the request extends."""
+        depths = self._depths.setdefault(session, [])
+        for completion in session.completions[len(depths) :]:
+            depths.append(1 if completion.parent is None else depths[completion.parent] + 1)
+        return 0 if request.parent is None else depths[request.parent]
 
     def _turn(self, request: ModelRequest, position: int) -> Turn:
         if self._answer is not None:
@@ -199,14 +208,6 @@ class ScriptedModel:
                 cost_usd=turn.cost_usd,
             ),
         )
-
-
-def depth(completions: Sequence[Completion], parent: int | None) -> int:
-    """How many completions lie on the path that ends in ``parent``."""
-    count = 0
-    while parent is not None:
-        count, parent = count + 1, completions[parent].parent
-    return count
 
 
 def estimate(value: Message) -> int:

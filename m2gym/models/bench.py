@@ -1,0 +1,135 @@
+"""``m2gym bench recorder``: what recording a turn costs, at a session's start and at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from m2gym.core.protocols import Model, ModelRequest, Sampling, TokenOutput
+from m2gym.models.chat_format import TurnFormat
+from m2gym.models.chatml import MARKS, ChatML
+from m2gym.models.formats import byte_format
+from m2gym.models.messages import Message
+from m2gym.models.scripted import BYTES_A_TOKEN, ScriptedModel, Turn
+from m2gym.models.session import RecordedSession
+from m2gym.models.token_model import TokenModel
+from m2gym.models.tokenizer import HfTokenizer
+
+TURNS, TOKENS = 200, 100_000
+"""The session of the issue: so many turns over so many tokens."""
+
+WINDOW = 20
+"""Turns whose median is shown."""
+
+SESSIONS = 5
+SAID = 100
+"""Tokens of an answer."""
+
+WORDS = "abc def ghi "
+"""What is said: three tokens of the tokenizer made here."""
+
+
+class _Echo:
+    """An engine without a latency: the same ids each time."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._output = TokenOutput(tuple(ids), (-0.5,) * len(ids), (0,) * len(ids), "stop")
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, session_id: str
+    ) -> TokenOutput:
+        return self._output
+
+    async def abort(self, session_id: str) -> None:
+        """Nothing runs."""
+
+    async def pause(self) -> None:
+        """Nothing runs."""
+
+    async def update_weights(self, version: int) -> None:
+        """There are none."""
+
+    async def resume(self) -> None:
+        """Nothing was stopped."""
+
+
+def run() -> list[dict[str, Any]]:
+    """Median CPU milliseconds a turn, first and last `WINDOW` turns of `SESSIONS` sessions each."""
+    scripted = ScriptedModel(lambda request: Turn(text="abc " * SAID))
+    models: list[tuple[str, Model, int]] = [
+        ("messages", scripted, BYTES_A_TOKEN),
+        ("ids of bytes", _echo(byte_format("chatml")), 1),
+    ]
+    if (bpe := _bpe()) is not None:
+        models.append(("ids of a BPE tokenizer", _echo(ChatML(bpe)), BYTES_A_TOKEN))
+    return [
+        asyncio.run(_case(f"{name}, {how}", model, size, fresh))
+        for name, model, size in models
+        for how, fresh in (("an agent's own objects", False), ("parsed anew each turn", True))
+    ]
+
+
+def _echo(form: TurnFormat) -> TokenModel:
+    return TokenModel(_Echo([*form.ids(["abc " * SAID])[: SAID - 1], form.end_id]), form)
+
+
+def _bpe() -> HfTokenizer | None:
+    """A byte-level BPE tokenizer made here: ``None`` without the library."""
+    try:
+        tokenizers: Any = importlib.import_module("tokenizers")
+        transformers: Any = importlib.import_module("transformers")
+    except ModuleNotFoundError:
+        return None
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["abc def ghi user assistant"] * 50, trainer)
+    made.add_special_tokens([str(mark) for mark in MARKS])
+    return HfTokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=made))
+
+
+async def _case(name: str, model: Model, size: int, fresh: bool) -> dict[str, Any]:
+    first: list[float] = []
+    last: list[float] = []
+    tokens = 0
+    for _ in range(SESSIONS):
+        session = RecordedSession(model)
+        spans = await _session(session, size, fresh)
+        first += spans[1 : WINDOW + 1]
+        last += spans[-WINDOW:]
+        tokens = session.completions[-1].usage.prompt_tokens
+    start, end = statistics.median(first) * 1e3, statistics.median(last) * 1e3
+    return {
+        "session": name,
+        "turns": TURNS,
+        "tokens at the end": tokens,
+        "first turns ms": start,
+        "last turns ms": end,
+        "last / first": end / start,
+    }
+
+
+async def _session(session: RecordedSession, size: int, fresh: bool) -> list[float]:
+    """CPU seconds of each turn; parsing what a client sends is not counted."""
+    heard = TOKENS // TURNS - SAID
+    messages: list[Message] = [{"role": "system", "content": "You are measured."}]
+    spans = []
+    for turn in range(TURNS):
+        said = f"{turn} " + WORDS * (heard * size // len(WORDS))
+        messages.append({"role": "user", "content": said})
+        asked = json.loads(json.dumps(messages)) if fresh else messages
+        request = ModelRequest(asked)
+        begun = time.thread_time()
+        completion = await session.complete(request)
+        spans.append(time.thread_time() - begun)
+        messages.append({"role": "assistant", "content": completion.message["content"]})
+    return spans
