@@ -39,7 +39,9 @@ SIZE_TESTS = (
     "def test_version(): assert importlib.metadata.version('tiny')\n"
 )
 NAME_TESTS = (
+    "import os\n"
     "from tiny import name, other\n"
+    "def test_own_file(): os.utime(__file__, (1, 1))\n"
     "def test_name(): assert name(7) == '7'\n"
     "def test_other(): assert other.twice(2) == 4\n"
     "def test_text(): assert name('a') == 'a'\n"
@@ -83,6 +85,9 @@ async def test_a_step_of_two_fixes_gives_two_tasks(
     assert by_size.part == (ChangeSpec(path="tiny/__init__.py", hunks=(0,)),)
     assert by_name.part == (ChangeSpec(path="tiny/__init__.py", hunks=(1,)),)
     assert by_size.not_kept == by_name.fail_to_pass
+    green = found.green(by_name.green)
+    assert "tests/test_name.py::test_text" in green
+    assert "tests/test_name.py::test_own_file" not in green, "the verifier's user does not own it"
     built = build(by_size, wheels)
     assert b"n >= 2" in (built.fixed / "tiny/__init__.py").read_bytes()
     assert b"str(n)" not in (built.fixed / "tiny/__init__.py").read_bytes()
