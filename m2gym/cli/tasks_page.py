@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from m2gym.report.stats import estimate
 from m2gym.tasksets.produce import DATA
@@ -37,6 +39,7 @@ def tables() -> dict[str, str]:
         "operators": _operators(shipped.values()),
         "funnel": _funnel(),
         "reasons": _reasons(),
+        "pairs": _pairs_tried(),
         "quality": _quality(shipped.values(), state),
         "verified": _verified(shipped, state),
     }
@@ -118,6 +121,33 @@ def _reasons() -> str:
     later = Counter(f"{kind}: {reason}" for kind, reason in dropped().values())
     rows += [(f"dropped by verification, {reason}", n) for reason, n in later.most_common()]
     return _table(("candidates", "number"), rows)
+
+
+def _pairs_tried() -> str:
+    path = DATA / "pairs.json"
+    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    parts = sum(row.get("parts", 0) for row in listed)
+    why = Counter(_cause(reason) for row in listed for reason in _reasons_of(row))
+    rows: list[tuple[str, object]] = [
+        ("pairs tried", len(listed)),
+        ("pairs of which a task came", sum(bool(row.get("shipped")) for row in listed)),
+        ("tasks made", parts),
+        ("**tasks shipped when made**", sum(row.get("shipped", 0) for row in listed)),
+    ]
+    rows += [(f"not shipped: {reason}", count) for reason, count in why.most_common(12)]
+    return _table(("", "number"), rows)
+
+
+def _reasons_of(row: dict[str, Any]) -> list[str]:
+    found = list(row.get("dropped", {}).values())
+    return [*found, row["rejected"]] if "rejected" in row else found
+
+
+def _cause(reason: str) -> str:
+    """A reason without the names and numbers of one case."""
+    text = reason.rpartition(": ")[2] if ": " in reason else reason
+    text = re.sub(r"[\w.-]*\d[\w.-]*|\[.*?\]", "…", text)
+    return text.strip().replace("|", "/")[:100]
 
 
 def _quality(shipped: Iterable[Recipe], state: dict[str, Verified]) -> str:
