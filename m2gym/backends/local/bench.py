@@ -20,13 +20,7 @@ from m2gym.backends.local.engine import LocalEngine
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.core.protocols import Sampling
 
-SMOLLM2_135M = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
+COMMON = {
     "max_position_embeddings": 8192,
     "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
     "tie_word_embeddings": True,
@@ -34,24 +28,47 @@ SMOLLM2_135M = {
     "bos_token_id": 1,
     "pad_token_id": 2,
 }
-"""SmolLM2-135M's configuration; the weights are random."""
+SHAPES = {
+    "smollm2-135m": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "llama-11m": {
+        "vocab_size": 8192,
+        "hidden_size": 320,
+        "intermediate_size": 864,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
+    },
+}
+"""Llamas by name; the weights are random."""
 
 
-def shaped(dtype: torch.dtype, device: str = "cpu") -> Any:
-    """A Llama of SmolLM2-135M's shape."""
+def shaped(shape: str, dtype: torch.dtype, device: str = "cpu") -> Any:
+    """A Llama of a named shape."""
     transformers: Any = importlib.import_module("transformers")
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMOLLM2_135M))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**COMMON, **SHAPES[shape]))
     return model.to(dtype=dtype, device=device).eval()
 
 
 def run(
-    groups: tuple[int, ...] = (8, 16), prompt: int = 1024, new: int = 64, repeat: int = 2
+    groups: tuple[int, ...] = (8, 16),
+    prompt: int = 1024,
+    new: int = 64,
+    repeat: int = 2,
+    shape: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a group size and way of generating."""
+    """One row a group size and way of generating: float32 on a CPU, bfloat16 on a GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = shaped(torch.bfloat16, device)
-    ids = np.random.default_rng(0).integers(3, 49152, prompt).tolist()
+    shape = shape or ("smollm2-135m" if device == "cuda" else "llama-11m")
+    model = shaped(shape, torch.float32 if device == "cpu" else torch.bfloat16, device)
+    ids = np.random.default_rng(0).integers(3, 8192, prompt).tolist()
     rows = []
     for group in groups:
         ways = {
@@ -70,7 +87,7 @@ def run(
                     seconds.append(time.perf_counter() - begun)
             rows.append(
                 {
-                    "what": f"{name}, {group} × ({prompt} shared + {new})",
+                    "what": f"{name}, {shape}, {group} × ({prompt} shared + {new})",
                     "seconds": min(seconds),
                     "tokens_per_second": tokens / min(seconds),
                     "device": device,

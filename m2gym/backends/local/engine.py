@@ -105,7 +105,8 @@ class LocalEngine:
     ) -> TokenOutput:
         """An answer to ``ids``: up to a stop id or string, ``max_tokens`` or the context's end.
 
-        ``stop_reason`` is ``stop``, ``length`` or ``abort`` (with what there was).
+        A seed's random numbers differ with the prompt's length, so that one seed serves all turns
+        of an episode. ``stop_reason`` is ``stop``, ``length`` or ``abort`` (with what there was).
 
         Raises:
             InputError: an empty prompt, an id outside the vocabulary, a sampling that makes no
@@ -118,7 +119,8 @@ class LocalEngine:
         if not limits:
             raise InputError("the model names no context length: give max_tokens")
         seed = sampling.seed
-        random = np.random.default_rng(self._seeds.integers(2**63) if seed is None else seed)
+        own = int(self._seeds.integers(2**63)) if seed is None else abs(seed)
+        random = np.random.default_rng([own, len(prompt)])
         loop = asyncio.get_running_loop()
         sequence = _Sequence(
             prompt, sampling, session_id, min(limits), random, loop.create_future()

@@ -1,0 +1,157 @@
+"""``local``: models from a folder, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import warnings
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2gym.backends.local.engine import LocalEngine
+from m2gym.backends.local.hooked import HookedModel, load_causal
+from m2gym.backends.local.metrics import Row
+from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
+from m2gym.backends.local.trainer import LocalTrainer, TrainResult
+from m2gym.backends.train_config import LocalConfig, LoraConfig, TrainConfig, local_config
+from m2gym.core.errors import InputError
+from m2gym.core.protocols import Model, Scaffold
+from m2gym.core.registry import SCAFFOLDS
+from m2gym.core.task import Split
+from m2gym.envs.catalog import env_entry
+from m2gym.models.chat_format import TurnFormat
+from m2gym.models.formats import guess_format, load_format
+from m2gym.models.token_model import TokenModel
+from m2gym.models.tokenizer import HfTokenizer
+from m2gym.rollout.driver import Attempt
+from m2gym.scaffolds.agents import check_scaffold
+
+RUNS = Path("runs")
+
+
+class LocalBackend:
+    """Generate and train in this process; see `m2gym.backends.local`."""
+
+    def model(self, spec: str) -> Model:
+        """``spec`` is a folder in Hugging Face's format, or a training run's."""
+        folder = Path(spec)
+        folder = folder / "model" if (folder / "model").is_dir() else folder
+        config = LocalConfig()
+        hooked = HookedModel(load_causal(str(folder), device=device_of(config)))
+        hooked.check()
+        format = format_of(folder, config)
+        return TokenModel(
+            engine_of(hooked, format, config), format, name=spec, context=hooked.context
+        )
+
+    def train(
+        self,
+        config: TrainConfig,
+        *,
+        resume: bool = False,
+        told: Callable[[Row], None] = lambda row: None,
+    ) -> TrainResult:
+        """Train as configured; see `m2gym.backends.local.trainer`."""
+        local = local_config(config.backend)
+        if config.out is None:
+            name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
+            config = config.replace(out=RUNS / name)
+        hooked = prepared(load_causal(config.model, dtype=_dtype(local)), config)
+        hooked.check()
+        format = format_of(Path(config.model), local)
+        engine = engine_of(hooked, format, local)
+        rollouts = rollouts_of(config, format, engine.context)
+        trainer = LocalTrainer(config, hooked, rollouts, engine=engine, resume=resume, told=told)
+        result = asyncio.run(trainer.run())
+        engine.close()
+        tokenizer = format.tokenizer
+        if isinstance(tokenizer, HfTokenizer):
+            tokenizer.tokenizer.save_pretrained(result.model)
+        return result
+
+
+def prepared(model: Any, config: TrainConfig) -> HookedModel:
+    """A model on its device, with adapters and recomputation where the configuration wants them."""
+    local = local_config(config.backend)
+    model = model.to(device_of(local))
+    if local.lora is not None:
+        model = _adapted(model, local.lora)
+    hooked = HookedModel(model)
+    if local.checkpointing:
+        hooked.base.gradient_checkpointing_enable({"use_reentrant": False})
+        if local.lora is not None:
+            hooked.base.enable_input_require_grads()
+    return hooked
+
+
+def engine_of(model: HookedModel, format: TurnFormat, config: LocalConfig) -> LocalEngine:
+    """The engine for a chat format."""
+    return LocalEngine(
+        model,
+        stop_ids=format.stop_ids,
+        decode=format.tokenizer.decode,
+        rows=config.rows,
+        kv_tokens=config.kv_tokens,
+        context=config.context,
+    )
+
+
+def format_of(folder: Path, config: LocalConfig) -> TurnFormat:
+    """The chat format of a model's tokenizer."""
+    tokenizer = HfTokenizer.load(folder)
+    return load_format(config.format, tokenizer) if config.format else guess_format(tokenizer)
+
+
+def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) -> Rollouts:
+    """Episodes of the configured environment and agent."""
+    entry = env_entry(config.env.id)
+    taskset = entry.taskset(**config.env.settings)
+    tasks = config.env.tasks or tuple(taskset.ids(config.env.split))
+    other: Split = "test" if config.env.split == "train" else "train"
+    first = Attempt(
+        env=entry,
+        taskset=taskset,
+        task=taskset.task(tasks[0]),
+        scaffold=scaffold_of(config),
+        agent=config.agent.id,
+        workspace=config.env.workspace,
+    )
+    return EpisodeRollouts(first, format, tasks, tuple(taskset.ids(other)), context)
+
+
+def scaffold_of(config: TrainConfig) -> Scaffold:
+    """The agent, made with its settings."""
+    kind = SCAFFOLDS.get(config.agent.id)
+    try:
+        return check_scaffold(kind(**config.agent.settings))
+    except TypeError as error:
+        raise InputError(f"agent {config.agent.id!r}: {error}") from error
+
+
+def device_of(config: LocalConfig) -> str:
+    """``auto`` is the GPU where there is one."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(config: LocalConfig) -> torch.dtype | None:
+    return {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+
+
+def _adapted(model: Any, config: LoraConfig) -> Any:
+    try:
+        peft: Any = importlib.import_module("peft")
+    except ModuleNotFoundError as error:
+        raise InputError("backend.lora needs peft: pip install 'm2gym[train]'") from error
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.get_peft_model(model, settings)

@@ -1,0 +1,287 @@
+"""One update: graded groups → advantages → merged micro-batches → objective → gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.checkpoint import checkpoint
+
+from m2gym.backends.local.hooked import HookedModel
+from m2gym.backends.local.optimiser import MasterAdamW
+from m2gym.backends.train_config import AlgorithmConfig
+from m2gym.core.errors import InputError
+from m2gym.forge.advantages import group_advantages
+from m2gym.forge.attention import tree_attention
+from m2gym.forge.objectives import Cispo, Gspo, Loss, Objective, PpoClip, TokenBatch, dapo
+from m2gym.forge.pack import Budget, pack
+from m2gym.forge.records import PoolTrajectory
+from m2gym.forge.targets import Scores, Targets, targets_of
+from m2gym.forge.tree import Sample, Tree, build_tree
+
+HEAD_ROWS = 1024
+"""Positions whose logits exist at once; the project's choice."""
+
+Scorer = Callable[[Tree, Targets], Scores]
+
+
+def objective_of(config: AlgorithmConfig) -> Objective:
+    """The objective; published values where the configuration leaves them out.
+
+    Raises:
+        InputError: a term that the objective does not have.
+    """
+    own = {
+        name: value
+        for name in ("epsilon_low", "epsilon_high")
+        if (value := getattr(config, name)) is not None
+    }
+    terms = {name: value for name in ("kl", "entropy") if (value := getattr(config, name))}
+    kinds: dict[str, tuple[Callable[..., Objective], set[str]]] = {
+        "cispo": (Cispo, {"epsilon_high", "entropy"}),
+        "grpo": (PpoClip, {"epsilon_low", "epsilon_high", "kl", "entropy"}),
+        "dapo": (
+            partial(PpoClip, **{**vars(dapo()), **own}),
+            {"epsilon_low", "epsilon_high", "kl", "entropy"},
+        ),
+        "gspo": (Gspo, {"epsilon_low", "epsilon_high"}),
+    }
+    kind, known = kinds[config.id]
+    wrong = sorted({*own, *terms} - known)
+    if wrong:
+        raise InputError(f"{config.id} has no {wrong[0]}; leave it out, or choose grpo or dapo")
+    return kind(**{**own, **terms})
+
+
+@dataclass(frozen=True, eq=False)
+class Graded:
+    """What an update trains on: a sample a completion, its advantage and weight version a token."""
+
+    samples: tuple[Sample, ...]
+    advantage_S: NDArray[np.float64]
+    versions: tuple[NDArray[np.int32], ...]
+    stats: dict[str, float]
+
+
+def graded(groups: Sequence[Sequence[PoolTrajectory]], config: AlgorithmConfig) -> Graded:
+    """Samples of groups; every completion of an episode has the episode's advantage."""
+    episodes = [(n, episode) for n, group in enumerate(groups) for episode in group]
+    rewards = [float(episode.reward or 0.0) for _, episode in episodes]
+    found = group_advantages(
+        rewards, [n for n, _ in episodes], kind=config.advantage, fraction=config.fraction
+    )
+    samples, advantages, versions = [], [], []
+    for (_, episode), advantage in zip(episodes, found.value_S.tolist(), strict=True):
+        for c in episode.completions:
+            samples.append(
+                Sample.of(
+                    c.prompt_ids.astype(np.int64),
+                    c.response_ids.astype(np.int64),
+                    c.logprobs_T.astype(np.float64),
+                )
+            )
+            advantages.append(advantage)
+            versions.append(c.versions_T)
+    lengths = [sum(len(c.response_ids) for c in episode.completions) for _, episode in episodes]
+    stats = {
+        "reward": float(np.mean(rewards)),
+        "reward_std": float(np.std(rewards)),
+        "episodes": float(len(episodes)),
+        "completions": float(len(samples)),
+        "length": float(np.mean(lengths)),
+        "groups_equal": float(found.equal + found.lone),
+        "groups": float(found.groups),
+    }
+    return Graded(tuple(samples), np.array(advantages), tuple(versions), stats)
+
+
+class Learner:
+    """Holds the weights in training.
+
+    Args:
+        model: trained in place. config: objective and advantages.
+        optimiser: over its weights.
+        temperature: that tokens were sampled at.
+        micro_tokens: of a micro-batch, shared prefixes counted once.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        config: AlgorithmConfig,
+        optimiser: MasterAdamW,
+        *,
+        temperature: float = 1.0,
+        micro_tokens: int = 8192,
+    ) -> None:
+        self.model, self.config, self.optimiser = model, config, optimiser
+        self.objective = objective_of(config)
+        self.temperature, self.budget = temperature, Budget(micro_tokens)
+        self.reference = _reference(model) if config.kl else None
+
+    def update(self, batch: Graded, version: int, lr: float) -> dict[str, float]:
+        """Train on a batch, which version ``version`` of the weights is the first to see.
+
+        Samples whose advantage is 0 have no gradient and are not computed, but count in every mean,
+        unless a KL or entropy term wants them.
+        """
+        regularised = self.config.kl or self.config.entropy
+        wanted = [n for n in range(len(batch.samples)) if regularised or batch.advantage_S[n] != 0]
+        tokens = sum(int(s.trained_T.sum()) for s in batch.samples)
+        lag = np.concatenate([version - v for v in batch.versions])
+        stats = {
+            "lag_mean": float(lag.mean()),
+            "lag_max": float(lag.max()),
+            "tokens": float(tokens),
+        }
+        if not wanted:
+            return {**stats, "grad_norm": 0.0, "computed_tokens": 0.0, "merge": 1.0}
+        samples = [batch.samples[n] for n in wanted]
+        packing = pack(samples, self.budget, oversize="mask")
+        seen = _Seen()
+        self.model.base.train()
+        for micro in packing.micro_batches:
+            chosen = [wanted[n] for n in micro.samples]
+            loss = self._loss(batch, chosen, tokens, len(batch.samples), version, seen)
+            loss.value.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.collect()
+        self.model.base.eval()
+        whole = sum(len(s.ids_T) for s in samples)
+        norm = self.optimiser.step(lr)
+        return {
+            **stats,
+            **seen.stats(),
+            "grad_norm": norm,
+            "computed_tokens": float(packing.tokens),
+            "merge": whole / max(1, packing.tokens),
+            "oversize": float(len(packing.masked)),
+        }
+
+    def scores(self, samples: Sequence[Sample]) -> tuple[Targets, Scores]:
+        """Logprobs and entropies of samples merged into one tree."""
+        tree = build_tree(samples, vocabulary=self.model.vocabulary)
+        targets = targets_of(tree)
+        return targets, self._score(self.model, tree, targets)
+
+    def _loss(
+        self,
+        batch: Graded,
+        chosen: Sequence[int],
+        tokens: int,
+        samples: int,
+        version: int,
+        seen: _Seen,
+    ) -> Loss:
+        tree = build_tree([batch.samples[n] for n in chosen], vocabulary=self.model.vocabulary)
+        targets = targets_of(tree)
+        scores = self._score(self.model, tree, targets)
+        device = scores.logprobs_M.device
+
+        def flat(values: NDArray[np.float64]) -> torch.Tensor:
+            return torch.as_tensor(values, dtype=scores.logprobs_M.dtype, device=device)
+
+        old_M = flat(targets.old_logprobs_M)
+        loss = self.objective(
+            TokenBatch(
+                logprobs_M=scores.logprobs_M,
+                old_logprobs_M=old_M,
+                advantage_M=flat(batch.advantage_S[list(chosen)][targets.sample_M]),
+                sample_M=torch.as_tensor(targets.sample_M, device=device),
+                entropy_M=scores.entropy_M,
+                reference_M=self._reference_scores(tree, targets),
+                total_tokens=tokens,
+                total_samples=samples,
+            )
+        )
+        fresh_M = np.concatenate([batch.versions[n] for n in chosen]) == version
+        difference_M = (scores.logprobs_M.detach() - old_M).abs()
+        seen.add(
+            {**loss.stats, "entropy": float(scores.entropy_M.detach().mean())},
+            len(old_M),
+            difference_M[torch.as_tensor(fresh_M, device=device)],
+            float(loss.value.detach()),
+        )
+        return loss
+
+    def _reference_scores(self, tree: Tree, targets: Targets) -> torch.Tensor | None:
+        if self.reference is None:
+            return None
+        model, weights = self.reference
+        with torch.no_grad(), weights():
+            return self._score(model, tree, targets).logprobs_M
+
+    def _score(self, model: HookedModel, tree: Tree, targets: Targets) -> Scores:
+        device = model.device
+
+        def attend(
+            layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+        ) -> torch.Tensor:
+            return tree_attention(q, k, v, tree.layout, scale=scale, backend="rectangles")
+
+        hidden_T_H = model.hidden(
+            torch.as_tensor(tree.ids_T, device=device),
+            torch.as_tensor(tree.layout.position_T, device=device),
+            attend,
+        )
+        hidden_P_H = hidden_T_H[torch.as_tensor(targets.position_P, device=device)]
+        target_P = torch.as_tensor(targets.target_P, device=device)
+        parts = [
+            checkpoint(self._head, model, h, t, use_reentrant=False)
+            for h, t in zip(
+                torch.split(hidden_P_H, HEAD_ROWS), torch.split(target_P, HEAD_ROWS), strict=True
+            )
+        ]
+        logp_P, entropy_P = (torch.cat(x) for x in zip(*parts, strict=True))
+        pair_M = torch.as_tensor(targets.pair_M, device=device)
+        return Scores(logp_P[pair_M], entropy_P[pair_M])
+
+    def _head(
+        self, model: HookedModel, hidden_P_H: torch.Tensor, target_P: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logp_P_V = torch.log_softmax(model.logits(hidden_P_H) / self.temperature, -1)
+        entropy_P = -(logp_P_V.exp() * logp_P_V).sum(-1)
+        return logp_P_V.gather(1, target_P[:, None])[:, 0], entropy_P
+
+
+class _Seen:
+    """Statistics of micro-batches, put together."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.tokens = self.fresh = 0
+        self.loss = self.ratio_max = self.difference = self.difference_max = 0.0
+
+    def add(self, stats: dict[str, float], tokens: int, fresh_M: torch.Tensor, loss: float) -> None:
+        self.tokens += tokens
+        self.loss += loss
+        self.ratio_max = max(self.ratio_max, stats["ratio_max"])
+        for name, value in stats.items():
+            if name not in ("tokens", "masked", "ratio_max"):
+                self.sums[name] = self.sums.get(name, 0.0) + value * tokens
+        if len(fresh_M):
+            self.fresh += len(fresh_M)
+            self.difference += float(fresh_M.sum())
+            self.difference_max = max(self.difference_max, float(fresh_M.max()))
+
+    def stats(self) -> dict[str, float]:
+        found = {name: value / self.tokens for name, value in self.sums.items()}
+        found |= {"loss": self.loss, "ratio_max": self.ratio_max}
+        if self.fresh:
+            found["engine_difference_mean"] = self.difference / self.fresh
+            found["engine_difference_max"] = self.difference_max
+        return found
+
+
+def _reference(model: HookedModel) -> tuple[HookedModel, Callable[[], Any]]:
+    """The first weights: those under the adapters, else a copy."""
+    if hasattr(model.model, "disable_adapter"):
+        return model, model.model.disable_adapter
+    frozen = copy.deepcopy(model.base).eval().requires_grad_(False)
+    return HookedModel(frozen), nullcontext

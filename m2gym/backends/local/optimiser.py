@@ -1,0 +1,104 @@
+"""AdamW over fp32 masters of the weights, whatever the model computes in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from m2gym.backends.train_config import TrainSettings
+from m2gym.core.errors import InputError
+
+FLOOR = 0.1
+"""Share of the rate that a decay ends at; the project's choice."""
+
+
+def rate(settings: TrainSettings, step: int) -> float:
+    """Learning rate of update ``step``, from 0.
+
+    >>> rate(TrainSettings(lr=1.0, warmup=4, steps=10), 1)
+    0.5
+    """
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if settings.decay == "constant":
+        return settings.lr
+    done = (step - settings.warmup) / max(1, settings.steps - 1 - settings.warmup)
+    left = 1 - done if settings.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return settings.lr * (FLOOR + (1 - FLOOR) * max(0.0, left))
+
+
+class MasterAdamW:
+    """AdamW (arXiv 1711.05101). A 16-bit weight has an fp32 master that is updated and then copied
+    into it; gradients of micro-batches are summed in the master's precision.
+
+    `collect` after each micro-batch, `step` after the last.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        if not self.weights:
+            raise InputError("the model has no weight that is trained")
+        self.masters = [p if _wide(p) else p.detach().float().clone() for p in self.weights]
+        self.clip = settings.clip
+        self.adamw = torch.optim.AdamW(
+            self.masters,
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            foreach=True,
+        )
+
+    def collect(self) -> None:
+        """Add the weights' gradients to the masters'."""
+        for weight, master in zip(self.weights, self.masters, strict=True):
+            if weight is master or weight.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = weight.grad.float()
+            else:
+                master.grad += weight.grad
+            weight.grad = None
+
+    def step(self, lr: float) -> float:
+        """Update, and clear the gradients; returns their norm before clipping.
+
+        A norm that is not finite updates nothing.
+        """
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        limit = math.inf if self.clip is None else self.clip
+        norm = float(nn.utils.clip_grad_norm_(self.masters, limit))
+        if math.isfinite(norm):
+            self.adamw.step()
+            with torch.no_grad():
+                for weight, master in zip(self.weights, self.masters, strict=True):
+                    if weight is not master:
+                        weight.copy_(master)
+        self.adamw.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """Masters and moments, for a checkpoint."""
+        return {
+            "masters": [master.detach().cpu() for master in self.masters],
+            "adamw": self.adamw.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`; the weights follow."""
+        with torch.no_grad():
+            for weight, master, saved in zip(
+                self.weights, self.masters, state["masters"], strict=True
+            ):
+                master.copy_(saved)
+                if weight is not master:
+                    weight.copy_(master)
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def _wide(p: torch.Tensor) -> bool:
+    return p.dtype in (torch.float32, torch.float64)

@@ -1,0 +1,116 @@
+"""Where episodes come from: an environment that an agent acts in, or prompts with a reward."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from m2gym.core.errors import InputError
+from m2gym.core.protocols import Delta, Engine, Model, ModelRequest, Sampling, Session
+from m2gym.core.trajectory import Trajectory
+from m2gym.forge.records import PoolCompletion, PoolTrajectory
+from m2gym.models.chat_format import TurnFormat
+from m2gym.models.session import override
+from m2gym.models.token_model import TokenModel
+from m2gym.models.tokens import full_prompt
+from m2gym.rollout.driver import Attempt, run_episode
+
+
+class Rollouts(Protocol):
+    """Tasks by id, and one episode of one of them under the engine's weights."""
+
+    tasks: Sequence[str]
+    held_out: Sequence[str]
+
+    async def episode(
+        self, engine: Engine, task: str, key: str, sampling: Sampling
+    ) -> PoolTrajectory:
+        """Attempt ``task``; the result is named ``key``."""
+        ...
+
+
+@dataclass
+class PromptRollouts:
+    """One answer a task: ``prompts`` are token ids by task, ``reward`` judges an answer's ids.
+
+    The reward sees the answer alone, never the prompt.
+    """
+
+    prompts: Mapping[str, Sequence[int]]
+    reward: Callable[[str, Sequence[int]], float]
+    tasks: Sequence[str] = ()
+    held_out: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.tasks = tuple(self.tasks or self.prompts)
+        if not self.tasks:
+            raise InputError("expected at least one prompt, got none")
+
+    async def episode(
+        self, engine: Engine, task: str, key: str, sampling: Sampling
+    ) -> PoolTrajectory:
+        prompt = self.prompts[task]
+        out = await engine.generate(prompt, sampling, session_id=key)
+        completion = PoolCompletion(
+            np.array(prompt, np.int32),
+            np.array(out.ids, np.int32),
+            np.array(out.logprobs, np.float32),
+            np.array(out.weight_versions, np.int32),
+        )
+        return PoolTrajectory(key, (completion,), self.reward(task, out.ids), task=task)
+
+
+@dataclass
+class EpisodeRollouts:
+    """Episodes of an environment by the driver; the agent's model is the engine's.
+
+    ``first`` says environment, taskset, agent and workspace; its task and model are replaced.
+    """
+
+    first: Attempt
+    format: TurnFormat
+    tasks: Sequence[str]
+    held_out: Sequence[str] = ()
+    context: int | None = None
+
+    async def episode(
+        self, engine: Engine, task: str, key: str, sampling: Sampling
+    ) -> PoolTrajectory:
+        model = TokenModel(engine, self.format, name="policy", context=self.context)
+        attempt = replace(
+            self.first,
+            task=self.first.taskset.task(task),
+            answers=Forced(model, sampling),
+            model="policy",
+            seed=sampling.seed,
+        )
+        return pooled(await run_episode(attempt), key)
+
+
+@dataclass
+class Forced:
+    """A model that samples as the trainer says, whatever the agent asks for."""
+
+    model: Model
+    sampling: Sampling
+
+    def stream(self, request: ModelRequest, session: Session) -> AsyncIterator[Delta]:
+        sampling = override(request.sampling, self.sampling)
+        return self.model.stream(replace(request, sampling=sampling), session)
+
+
+def pooled(trajectory: Trajectory, key: str) -> PoolTrajectory:
+    """An episode for the pool: every completion with its whole prompt."""
+    record = trajectory.completions
+    completions = tuple(
+        replace(
+            PoolCompletion.of(completion),
+            prompt_ids=np.array(full_prompt(record, n), dtype=np.int32),
+        )
+        for n, completion in enumerate(record)
+        if completion.response_ids
+    )
+    return replace(PoolTrajectory.of(trajectory), key=key, completions=completions)
