@@ -14,6 +14,7 @@ from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache, Progress, silent
 from m2gym.tasksets.fetch import RegistryFile
 from m2gym.tasksets.injected import Finder, Funnel
+from m2gym.tasksets.quality import Verified
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.recipe_taskset import RecipeTaskset
 from m2gym.tasksets.release import baseline, open_release
@@ -37,9 +38,11 @@ class Injected(RecipeTaskset):
         funnel: Funnel,
         seconds: float,
         cache: Cache,
+        verified: Mapping[str, Verified],
     ) -> None:
         super().__init__(name, recipes, lambda _: green, cache=cache)
         self.funnel = funnel
+        self.verified = verified
         self.seconds = seconds
 
     @property
@@ -67,6 +70,7 @@ async def inject_async(
     requires: Sequence[str | RegistryFile] | None = None,
     command: Sequence[str] | None = None,
     portable: bool = False,
+    quality: bool = False,
     concurrency: int = CONCURRENCY,
     workspace: str = "auto",
     cache: Cache | str | Path | None = None,
@@ -89,6 +93,8 @@ async def inject_async(
         requires: what the tests need, as pinned names or files (default: found and resolved).
         command: extra pytest arguments (default: found).
         portable: pin only files that any platform can use.
+        quality: also try each grader with wrong and good patches, and drop unfit tasks
+            (`m2gym.tasksets.quality`); what they show is in the result's ``verified``.
         concurrency: boxes at once.
         workspace: the kind of boxes.
         cache: where files are kept (default: the user's cache).
@@ -132,13 +138,22 @@ async def inject_async(
         split=split or split_of(release.file.project),
         mutations=mutations,
         tries=tries if tries is not None else 40 * n,
+        quality=quality,
         progress=progress,
     )
     found = await finder.run(concurrency)
     progress(f"{release.name}: {len(found)} tasks", n, n)
     recipes = {recipe.id: recipe for recipe in found}
     seconds = time.monotonic() - started
-    return Injected(f"injected-{release.name}", recipes, base.green, finder.funnel, seconds, store)
+    return Injected(
+        f"injected-{release.name}",
+        recipes,
+        base.green,
+        finder.funnel,
+        seconds,
+        store,
+        finder.verified,
+    )
 
 
 def inject(
@@ -153,6 +168,7 @@ def inject(
     requires: Sequence[str | RegistryFile] | None = None,
     command: Sequence[str] | None = None,
     portable: bool = False,
+    quality: bool = False,
     concurrency: int = CONCURRENCY,
     workspace: str = "auto",
     cache: Cache | str | Path | None = None,
@@ -171,6 +187,7 @@ def inject(
             requires=requires,
             command=command,
             portable=portable,
+            quality=quality,
             concurrency=concurrency,
             workspace=workspace,
             cache=cache,

@@ -95,7 +95,9 @@ def test_tasks_come_of_a_package_nobody_tried(
 ) -> None:
     index.add("tally", "1.0", GOOD)
     index.add("tally", "1.1", {**GOOD, "tests/test_more.py": "def test_more(): assert True\n"})
-    taskset = inject("tally", seed=3, n=3, cache=wheels)
+    taskset = inject("tally", seed=3, n=3, quality=True, cache=wheels)
+    assert taskset.verified.keys() == taskset.recipes.keys()
+    assert not [v for v in taskset.verified.values() if v.problem or not v.wrong]
     assert len(taskset.recipes) == 3
     assert {r.source.version for r in taskset.recipes.values()} == {"1.1"}
     assert taskset.funnel.tried >= taskset.funnel.kept == 3
