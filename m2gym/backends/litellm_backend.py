@@ -122,11 +122,13 @@ class LiteLLMModel:
         if not whole.finish:
             raise ModelError(f"the answer of {self.name} ended half-way", cause="broken")
         used = whole.usage or {}
+        built = self.litellm.stream_chunk_builder(kept, messages=list(request.messages))
         usage = Usage(
             prompt_tokens=used.get("prompt_tokens") or 0,
             completion_tokens=used.get("completion_tokens") or 0,
-            cost_usd=self._cost(kept, request),
+            cost_usd=self._cost(built),
         )
+        whole.opaque = _signed(built)
         self.pace.used(usage.prompt_tokens + usage.completion_tokens)
         yield Delta(
             completion=Completion(
@@ -158,10 +160,9 @@ class LiteLLMModel:
             **self.options,
         }
 
-    def _cost(self, chunks: list[Any], request: ModelRequest) -> float:
-        whole = self.litellm.stream_chunk_builder(chunks, messages=list(request.messages))
+    def _cost(self, built: Any) -> float:
         try:
-            return float(self.litellm.completion_cost(whole, model=self.name) or 0.0)
+            return float(self.litellm.completion_cost(built, model=self.name) or 0.0)
         except (self.litellm.exceptions.ModelNotMappedError, self.litellm.BadRequestError):
             if self._priced:
                 self._priced = False
@@ -200,6 +201,12 @@ class LiteLLMModel:
         except openai.APIError as error:
             cause = "broken" if whole.model else "server"
             raise ModelError(f"{self.name}: {error.message}", cause=cause) from error
+
+
+def _signed(built: Any) -> list[Any]:
+    """Signed thinking of a whole answer, to be given back with the next request."""
+    blocks = getattr(built.choices[0].message, "thinking_blocks", None) or ()
+    return [block for block in map(dict, blocks) if _is_thinking(block)]
 
 
 def _is_thinking(block: Any) -> bool:

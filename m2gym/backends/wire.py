@@ -97,6 +97,7 @@ class Assembler:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.opaque: list[Any] = []
+        """A provider's signed thinking, where the caller knows of it."""
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._calls: dict[int, _Call] = {}
@@ -126,7 +127,6 @@ class Assembler:
             yield from self._delta(choice.get("delta") or choice.get("message") or {})
 
     def _delta(self, delta: Mapping[str, Any]) -> Iterator[Delta]:
-        self.opaque += delta.get("thinking_blocks") or ()
         thinking = delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(thinking, str) and thinking:
             self._thinking.append(thinking)
