@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from m2gym.core.errors import ContextError, InputError, M2GymError, ModelError, SessionEndedError
+from m2gym.core.errors import (
+    ContextError,
+    InputError,
+    M2GymError,
+    ModelError,
+    SessionEndedError,
+)
 from m2gym.gateway.fault import Fault, Kind
 
 CAUSES: dict[str, Kind] = {
@@ -16,6 +22,9 @@ CAUSES: dict[str, Kind] = {
 A provider that refuses *our* key is told as 401 too: trying again would not mend it.
 """
 
+TOO_LONG = "prompt is too long"
+"""Anthropic's words, by which its clients know that they are to shorten their history."""
+
 OVERLOADED = (503, 529)
 
 
@@ -28,7 +37,7 @@ def fault_of(error: BaseException | None) -> Fault:
     if isinstance(error, Fault):
         return error
     if isinstance(error, ContextError):
-        return Fault("invalid", str(error))
+        return Fault("context", f"{TOO_LONG}: {error}")
     if isinstance(error, SessionEndedError):
         return Fault("ended", str(error))
     if isinstance(error, ModelError):

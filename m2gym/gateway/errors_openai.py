@@ -7,6 +7,7 @@ from m2gym.gateway.fields import Object
 
 TYPES: dict[Kind, tuple[str, str | None]] = {
     "invalid": ("invalid_request_error", None),
+    "context": ("invalid_request_error", "context_length_exceeded"),
     "unauthenticated": ("authentication_error", "invalid_api_key"),
     "ended": ("insufficient_quota", "session_ended"),
     "not_found": ("invalid_request_error", "not_found"),

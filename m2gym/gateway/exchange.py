@@ -33,6 +33,9 @@ PING = 15.0
 BODY_SECONDS = 60.0
 """Seconds in which a request's body must have come."""
 
+AT_ONCE = 256
+"""Calls of one session under way at once; the project's choice, far above any agent's need."""
+
 GONE = 499
 """Status noted, and sent to nobody, when the client went away before its answer."""
 
@@ -96,7 +99,9 @@ class Exchange:
             )
         withhold(call, entry.granted)
         if self.route.action == "count":
-            return _json(dialect.counted(await count_tokens(entry.session, call)))
+            return _json(dialect.counted(count_tokens(entry.session, call)))
+        if entry.running > AT_ONCE:
+            raise Fault("rate_limit", f"{AT_ONCE} calls of this session are under way already")
         turn = entry.turns.join(entry.session, replace(call.request, streamed=call.stream))
         delivered = False
         try:

@@ -6,6 +6,7 @@ from typing import Literal
 
 Kind = Literal[
     "invalid",
+    "context",
     "unauthenticated",
     "ended",
     "not_found",
@@ -15,10 +16,12 @@ Kind = Literal[
     "timeout",
     "internal",
 ]
-"""``ended``: the session takes no more calls (its budget or its episode ended)."""
+"""``context``: the prompt is too long for the model; a shorter one is welcome. ``ended``: the
+session takes no more calls (its budget or its episode ended)."""
 
 STATUS: dict[Kind, int] = {
     "invalid": 400,
+    "context": 400,
     "unauthenticated": 401,
     "ended": 0,
     "not_found": 404,

@@ -18,6 +18,7 @@ from m2gym.gateway.wire import dumps, event
 FINISH = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 STATUSES: dict[Kind, str] = {
     "invalid": "INVALID_ARGUMENT",
+    "context": "INVALID_ARGUMENT",
     "unauthenticated": "UNAUTHENTICATED",
     "ended": "PERMISSION_DENIED",
     "not_found": "NOT_FOUND",

@@ -19,6 +19,7 @@ STOPS = {
 }
 TYPES: dict[Kind, str] = {
     "invalid": "invalid_request_error",
+    "context": "invalid_request_error",
     "unauthenticated": "authentication_error",
     "ended": "permission_error",
     "not_found": "not_found_error",
