@@ -19,6 +19,9 @@ from m2gym.rewards.decoys import Planted, plant
 from m2gym.rewards.grading import Grading
 from m2gym.rewards.protect import configuration_text, graded_sources, protect
 
+SIGNALLED = 128
+"""Exit codes above it stand for a signal."""
+
 MARGIN = 30.0
 """Seconds that the runner in the box gets beyond the tests' budget (the project's choice)."""
 
@@ -119,6 +122,9 @@ async def _run(
     )
     if result.oom and not result.ok:
         return TestRun(dict.fromkeys(ids, "crashed"), rejected="the tests ran out of memory")
+    if not users and result.exit_code > SIGNALLED and not result.timed_out:
+        why = "the test runner was killed by the code it ran, whose user it shares"
+        return TestRun(dict.fromkeys(ids, "crashed"), rejected=why, evidence={"rejected": why})
     try:
         report = json.loads(result.stdout)
     except ValueError:

@@ -206,6 +206,13 @@ if os.fork() == 0:
     assert verdict.status == "ok"
 
 
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+async def test_the_runner_cannot_be_ended_for_a_missing_verdict(bench: Bench, number: str) -> None:
+    attack = f"import os, signal\nos.kill(os.getppid(), signal.{number})\n"
+    verdict = await bench.grade({"src/calc.py": attack + BROKEN})
+    assert (verdict.reward, verdict.status) == (0.0, "ok")
+
+
 async def test_an_object_that_equals_everything_is_a_known_limit_and_flagged(bench: Bench) -> None:
     attack = BROKEN.replace("return a - b", "return Same()") + (
         "\n\nclass Same:\n    def __eq__(self, other):\n        return True\n"
