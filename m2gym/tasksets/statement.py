@@ -48,6 +48,7 @@ MIN_LENGTH = 40
 MIN_RUN = 6
 """So many tokens in a row, shared with a changed line, are a piece of the fix."""
 _MARKED = re.compile(r"```.*?```|``.+?``|`[^`\n]+`|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
+_REPORT = re.compile(r"`[\w.]+(?:Error|Exception|Warning): [^`\n]*`")
 _CODE_LIKE = re.compile(r"\w*_\w*|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*|\w*[a-z]\d\w*")
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _OPERATOR = re.compile(r"[()\[\]{}=<>+*/%|&^~@]")
@@ -185,9 +186,15 @@ def _line_of(statement: str, what: str) -> str:
 
 
 def _code_words(statement: str) -> Iterator[tuple[int, str]]:
-    """Line and identifier, of those that are marked as code or look like it."""
+    """Line and identifier, of those that are marked as code or look like it.
+
+    What stands in a quoted error (`` `TypeError: …` ``) was observed and gives nothing away.
+    """
     marked = [match.span() for match in _MARKED.finditer(statement)]
+    quoted = [match.span() for match in _REPORT.finditer(statement)]
     for match in WORD.finditer(statement):
+        if any(start <= match.start() < end for start, end in quoted):
+            continue
         inside = any(start <= match.start() < end for start, end in marked)
         called = statement[match.end() :].startswith("(")
         if inside or called or _CODE_LIKE.fullmatch(match[0]):

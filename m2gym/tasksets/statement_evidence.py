@@ -147,7 +147,10 @@ class FailingTests:
 
     @cached_property
     def shown(self) -> str:
-        """Everything the failing tests show: their code, their ids, what their failures say."""
+        """Everything the failing tests show: their code, their ids, what their failures say.
+
+        A test whose code is not found may be made from data: then the data files count too.
+        """
         parts = [*self.ids, *map(said, self.messages.values())]
         for name, nodes in self.functions.items():
             path = name.partition("::")[0]
@@ -157,6 +160,8 @@ class FailingTests:
                 parts += [_decorators(text, node) for node in nodes]
             elif is_test_file(path):
                 parts.append(text)
+        if not all(self.functions.values()):
+            parts += [t for p, t in self.files.items() if not p.endswith((".py", ".pyi"))]
         return "\n".join(parts)
 
 

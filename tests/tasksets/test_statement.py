@@ -16,7 +16,12 @@ from m2gym.tasksets.statement import (
     sufficiency,
 )
 from m2gym.tasksets.swe_repo import SweRepo, build, recipes
+from tests.tasksets.conftest import QUICK
 
+EVERY = [
+    *QUICK,
+    *(pytest.param(name, marks=pytest.mark.heavy) for name in recipes() if name not in QUICK),
+]
 DIFF = """\
 diff --git a/src/shop/_basket.py b/src/shop/_basket.py
 --- a/src/shop/_basket.py
@@ -222,8 +227,24 @@ def test_unparsable_test_files_are_read_as_text() -> None:
     assert sufficiency("A text that is long enough to say what is wrong.", tests, ORIGINAL) == []
 
 
+def test_a_quoted_error_is_an_observation() -> None:
+    fix = Fix((), ("def process(text, parse_it=False):",))
+    assert leaks("It ends in `TypeError: process() got 'parse_it'`.", fix, TESTS) == []
+    assert what(leaks("Give it `parse_it`.", fix, TESTS)) == [("identifier", "parse_it")]
+
+
+def test_data_files_are_shown_by_tests_made_from_them() -> None:
+    fix = Fix((), ("return '<b class=\"x\">' + new_name",))
+    files = {"tests/test_d.py": "load('d.txt', Cases)", "tests/d.txt": '<b class="x">', "c.py": ""}
+    text = 'The page gets `<b class="x">`, not `new_name`.'
+    made = FailingTests(("tests/test_d.py::Cases::test_1",), files)
+    assert what(leaks(text, fix, made)) == [("identifier", "new_name")]
+    written = FailingTests(TESTS.ids, {**TESTS.files, **files})
+    assert {f.check for f in leaks(text, fix, written)} == {"identifier", "line"}
+
+
 @pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("task_id", list(recipes()))
+@pytest.mark.parametrize("task_id", EVERY)
 def test_shipped_statements(task_id: str, real_cache: Cache) -> None:
     recipe = SweRepo(real_cache).recipe(task_id)
     built = build(recipe, real_cache)
@@ -237,6 +258,5 @@ def test_shipped_statements(task_id: str, real_cache: Cache) -> None:
 
 @pytest.mark.usefixtures("registry")
 def test_the_command_prints_what_it_finds(capsys: pytest.CaptureFixture[str]) -> None:
-    first = next(iter(recipes()))
-    assert main([first]) == 0
+    assert main(QUICK[:1]) == 0
     assert capsys.readouterr().out == "1 statements, 0 findings\n"
