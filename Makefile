@@ -7,7 +7,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH := 2.13.0
 export PYTHON VENV TORCH TORCH_CPU_INDEX
 
-.PHONY: demo test test-heavy check setup clean verify-tasks make-tasks
+.PHONY: demo test test-heavy test-agents check setup clean verify-tasks make-tasks
 demo: $(VENV)/.base
 	$(BIN)/m2gym demo
 
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy
+
+# Installs and runs all third-party agents (3 GB in the cache, half an hour the first time).
+test-agents: $(VENV)/.dev
+	$(BIN)/python -m pytest -m agents
 
 # Judges every shipped task of swe-repo again; stopped, it goes on where it was.
 verify-tasks: $(VENV)/.dev
