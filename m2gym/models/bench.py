@@ -68,9 +68,9 @@ def run() -> list[dict[str, Any]]:
     if (bpe := _bpe()) is not None:
         models.append(("ids of a BPE tokenizer", _echo(ChatML(bpe)), BYTES_A_TOKEN))
     return [
-        asyncio.run(_case(f"{name}, {how}", model, size, fresh))
+        asyncio.run(_case(name, model, size, fresh))
         for name, model, size in models
-        for how, fresh in (("an agent's own objects", False), ("parsed anew each turn", True))
+        for fresh in (False, True)
     ]
 
 
@@ -109,12 +109,13 @@ async def _case(name: str, model: Model, size: int, fresh: bool) -> dict[str, An
         tokens = session.completions[-1].usage.prompt_tokens
     start, end = statistics.median(first) * 1e3, statistics.median(last) * 1e3
     return {
-        "session": name,
+        "record": name,
+        "history": "parsed anew" if fresh else "own objects",
         "turns": TURNS,
-        "tokens at the end": tokens,
-        "first turns ms": start,
-        "last turns ms": end,
-        "last / first": end / start,
+        "tokens": tokens,
+        "first ms": start,
+        "last ms": end,
+        "ratio": end / start,
     }
 
 
