@@ -41,6 +41,7 @@ class Module:
         for line in source.splitlines(keepends=True):
             self._lines.append(self._lines[-1] + len(line))
         self.nodes = list(ast.walk(self.tree))
+        self._locals: dict[ast.AST, list[tuple[str, int]]] = {}
         self.parents: dict[ast.AST, ast.AST] = {
             child: node for node in self.nodes for child in ast.iter_child_nodes(node)
         }
@@ -63,6 +64,19 @@ class Module:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 return node
         return None
+
+    def locals(self, function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[tuple[str, int]]:
+        """Parameters (line 0) and names stored in a function, with the line, in order."""
+        if function not in self._locals:
+            a = function.args
+            names = [(arg.arg, 0) for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+            names += [
+                (n.id, n.lineno)
+                for n in ast.walk(function)
+                if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+            ]
+            self._locals[function] = names
+        return self._locals[function]
 
     def scope(self, node: ast.AST) -> str:
         """Dotted name of the classes and functions around a node."""
@@ -120,11 +134,16 @@ def places(source: bytes, name: str) -> list[Place]:
     """
     if name not in OPERATORS:
         raise UnknownIdError("mutation operator", name, OPERATORS)
+    return list(_places(source, name))
+
+
+@functools.lru_cache(maxsize=256)
+def _places(source: bytes, name: str) -> tuple[Place, ...]:
     module = _module(source)
     if module is None:
-        return []
+        return ()
     found = (p for node in module.nodes for p in OPERATORS[name](module, node))
-    return sorted(set(found), key=lambda p: (p.start, p.end, p.choices))
+    return tuple(sorted(set(found), key=lambda p: (p.start, p.end, p.choices)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -219,13 +238,7 @@ def _wrong_variable(module: Module, node: ast.AST) -> Iterator[Place]:
         return
     if isinstance(module.parents.get(node), ast.Call) and module.parents[node].func is node:  # type: ignore[attr-defined]
         return
-    a = function.args
-    names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
-    names += [
-        n.id
-        for n in ast.walk(function)
-        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store) and n.lineno < node.lineno
-    ]
+    names = [name for name, line in module.locals(function) if line < node.lineno]
     known = [n for n in dict.fromkeys(names) if n not in ("self", "cls", "_")]
     if node.id in known:
         others = [n.encode() for n in known if n != node.id]

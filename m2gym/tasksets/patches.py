@@ -159,7 +159,7 @@ def _nearby(change: Change, rng: random.Random) -> Iterator[Patch]:
             for number, place in enumerate(places(new, name))
             if any(start <= place.start < end for start, end in spans)
         ]
-        for name, number in rng.sample(spots, min(len(spots), 3 * WRONG)):
+        for name, number in rng.sample(spots, min(len(spots), 2 * WRONG)):
             try:
                 text = mutate_many(new, [(name, number, rng.randrange(_SEEDS))])
             except InputError:
