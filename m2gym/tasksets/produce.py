@@ -59,8 +59,6 @@ SOURCES = tuple(
         ("toolz", "1.2.0", 1, 6, 1),
         ("sqlparse", "0.6.1", 1, 6, 1),
         ("funcy", "2.1", 1, 8, 2),
-        ("jsonpatch", "1.48"),
-        ("jsonpointer", "3.12"),
         ("python-slugify", "9.2.0"),
         ("semver", "3.1.2", 1, 8, 2),
         ("isodate", "0.7.2"),
@@ -88,6 +86,8 @@ SOURCES = tuple(
         ("werkzeug", "3.1.9", 1, 6),
         ("beautifulsoup4", "4.15.0", 1, 6),
         ("more-itertools", "11.2.1", 1, 6),
+        ("jsonpointer", "3.12"),
+        ("jsonpatch", "1.48"),
     )
 )
 """Releases of packages whose sdists carry fast green tests; the project's choice."""
