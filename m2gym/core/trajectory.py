@@ -92,3 +92,13 @@ class Trajectory(Frozen):
     verdict: Verdict
     error: str | None = Field(None, description="the cause, when status is not ok")
     parent: str | None = Field(None, description="id of the episode this one was forked from")
+
+    def full_prompt(self, index: int) -> tuple[int, ...]:
+        """Every token id that the model saw before it answered completion ``index``."""
+        parts: list[tuple[int, ...]] = [self.completions[index].prompt_ids]
+        at = self.completions[index].parent
+        while at is not None:
+            held = self.completions[at]
+            parts += (held.response_ids, held.prompt_ids)
+            at = held.parent
+        return tuple(id for part in reversed(parts) for id in part)

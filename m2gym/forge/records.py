@@ -31,11 +31,20 @@ class PoolCompletion:
     process_reward: float = 0.0
 
     @classmethod
-    def of(cls, completion: Completion, process_reward: float = 0.0) -> PoolCompletion:
-        """From the core's record; weight version 0 where none was recorded."""
+    def of(
+        cls,
+        completion: Completion,
+        process_reward: float = 0.0,
+        *,
+        prompt: Sequence[int] | None = None,
+    ) -> PoolCompletion:
+        """From the core's record; weight version 0 where none was recorded.
+
+        ``prompt``: the whole one, where the completion has a parent and holds only what follows.
+        """
         n = len(completion.response_ids)
         return cls(
-            np.array(completion.prompt_ids, dtype=np.int32),
+            np.array(completion.prompt_ids if prompt is None else prompt, dtype=np.int32),
             np.array(completion.response_ids, dtype=np.int32),
             np.array(completion.logprobs, dtype=np.float32),
             np.array(completion.weight_versions or (0,) * n, dtype=np.int32),
@@ -83,7 +92,10 @@ class PoolTrajectory:
         """From the core's record."""
         return cls(
             trajectory.id,
-            tuple(PoolCompletion.of(c) for c in trajectory.completions),
+            tuple(
+                PoolCompletion.of(completion, prompt=trajectory.full_prompt(index))
+                for index, completion in enumerate(trajectory.completions)
+            ),
             trajectory.verdict.reward,
             trajectory.verdict.status,
             trajectory.verdict.isolation,

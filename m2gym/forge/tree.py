@@ -103,12 +103,10 @@ def samples_of(trajectory: Trajectory) -> list[Sample]:
                 f"completion {index} of {trajectory.id!r} has parent {completion.parent}: a parent "
                 f"comes before its children, so the completions hold a cycle"
             )
-        if completion.response_ids and completion.prompt_ids:
-            samples.append(
-                Sample.of(
-                    completion.prompt_ids, completion.response_ids, completion.logprobs or None
-                )
-            )
+        if not completion.response_ids:
+            continue
+        if prompt := trajectory.full_prompt(index):
+            samples.append(Sample.of(prompt, completion.response_ids, completion.logprobs or None))
     return samples
 
 

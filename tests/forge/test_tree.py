@@ -116,7 +116,7 @@ def test_samples_of_a_trajectory():
         )  # fmt: skip
 
     first = Completion(prompt_ids=(1, 2), response_ids=(3,), logprobs=(-0.1,))
-    second = Completion(prompt_ids=(1, 2, 3, 4), response_ids=(5,), logprobs=(-0.2,), parent=0)
+    second = Completion(prompt_ids=(4,), response_ids=(5,), logprobs=(-0.2,), parent=0)
     samples = samples_of(trajectory(first, second))
     assert [s.ids_T.tolist() for s in samples] == [[1, 2, 3], [1, 2, 3, 4, 5]]
     assert build_tree(samples).tokens == 5
