@@ -6,6 +6,7 @@ So a file that holds ``<|im_end|>`` cannot end a turn when an agent reads it.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +67,8 @@ class HfTokenizer:
         self.tokenizer = tokenizer
         added = tokenizer.get_added_vocab()
         self._ids: dict[str, int] = {str(token): int(id) for token, id in added.items()}
+        marks = sorted((t for t in self._ids if _is_mark(t)), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, marks))) if marks else None
 
     @classmethod
     def load(cls, path: str | Path) -> HfTokenizer:
@@ -79,6 +82,21 @@ class HfTokenizer:
         return cls(transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True))
 
     def encode(self, text: str) -> list[int]:
+        """Ids of plain text.
+
+        Added tokens that are not "special" to the library (``<think>``) would still be found in
+        it: the text is cut within each, so that none is.
+        """
+        if self._marks is None or self._marks.search(text) is None:
+            return self._plain(text)
+        ids: list[int] = []
+        begun = 0
+        for match in self._marks.finditer(text):
+            ids += self._plain(text[begun : match.start() + 1])
+            begun = match.start() + 1
+        return ids + self._plain(text[begun:])
+
+    def _plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
             "input_ids"
         ]
@@ -115,3 +133,8 @@ class HfTokenizer:
                 add_generation_prompt=True,
             )
         )
+
+
+def _is_mark(token: str) -> bool:
+    """Whether an added token is markup, not a stretch of white space or a word."""
+    return len(token) > 1 and any(c in token for c in "<>[]|{}")

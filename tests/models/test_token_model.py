@@ -1,5 +1,6 @@
 """Token-exact records: recorded ids are reused, whatever a client does to its copy."""
 
+import asyncio
 import json
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 from m2gym.core.errors import BudgetError, ModelError
 from m2gym.core.protocols import ModelRequest, Sampling, TokenOutput
 from m2gym.core.tools import ToolSchema
+from m2gym.core.trajectory import Trajectory
+from m2gym.core.verdict import Verdict
+from m2gym.forge.tree import build_tree, samples_of
 from m2gym.models.formats import byte_format
 from m2gym.models.messages import canonical
 from m2gym.models.scripted_engine import ScriptedEngine
@@ -64,6 +68,29 @@ async def test_a_turn_reuses_the_ids_that_were_generated():
     assert one.finish_reason == "tool_calls"
     assert two.finish_reason == "stop"
     assert session.counts.drifted == 0
+
+
+async def test_a_recorded_session_is_training_data():
+    seen = model([LS, "t\n</think>\n\nDone.", "u\n</think>\n\nOther."])
+    seen.engine = Seen(seen.engine)
+    session = RecordedSession(seen)
+    first = await session.complete(ModelRequest([ASK], (BASH,)))
+    result = {"role": "tool", "tool_call_id": "call_0_0", "content": "a.py"}
+    await session.complete(ModelRequest([ASK, first.message, result], (BASH,)))
+    await session.complete(ModelRequest([ASK, first.message, {**result, "content": "b"}], (BASH,)))
+    record = Trajectory(
+        id="t", env="e", task="t", task_hash="", agent="a",
+        completions=tuple(session.completions), verdict=Verdict(reward=1.0),
+    )  # fmt: skip
+    samples = samples_of(record)
+    for n, (sample, prompt) in enumerate(zip(samples, seen.engine.prompts, strict=True)):
+        completion = session.completions[n]
+        assert list(record.full_prompt(n)) == prompt == full_prompt(session.completions, n)
+        assert sample.ids_T.tolist() == prompt + list(completion.response_ids)
+        assert int(sample.trained_T.sum()) == len(completion.response_ids)
+    tree = build_tree(samples)
+    held_once = sum(len(c.prompt_ids) + len(c.response_ids) for c in session.completions)
+    assert tree.tokens <= held_once < tree.unmerged_tokens
 
 
 async def test_dropped_thinking_of_the_published_template_is_counted_as_drift():
@@ -123,6 +150,40 @@ async def test_weight_versions_are_those_of_the_tokens():
     await used.engine.update_weights(3)
     await session.complete(ModelRequest([ASK]))
     assert [set(c.weight_versions) for c in session.completions] == [{0}, {3}]
+
+
+async def test_calls_at_the_same_time_and_failures_keep_prompts_right():
+    """Twenty samples of one history at once, some of whose calls fail: no list of ids is shared."""
+    form = byte_format("chatml")
+
+    class Slow(Seen):
+        calls = 0
+
+        async def generate(self, ids, sampling, *, session_id):
+            before = list(ids)
+            self.calls += 1
+            mine = self.calls
+            await asyncio.sleep((mine * 7 % 5) / 1000)
+            assert list(ids) == before, "the ids changed while they were used"
+            if mine % 4 == 3:
+                raise ModelError("lost", cause="network")
+            return await super().generate(ids, sampling, session_id=session_id)
+
+    engine = Slow(ScriptedEngine(form, lambda ids: f"n{len(ids)}"))
+    session = RecordedSession(TokenModel(engine, form))
+    first = await session.complete(ModelRequest([ASK]))
+    for _ in range(2):
+        asked = [
+            ModelRequest([ASK, first.message, {"role": "user", "content": str(n % 3)}])
+            for n in range(10)
+        ]
+        done = await asyncio.gather(*map(session.complete, asked), return_exceptions=True)
+        assert any(isinstance(one, ModelError) for one in done)
+    prompts = sorted(full_prompt(session.completions, n) for n in range(len(session.completions)))
+    assert prompts == sorted(engine.prompts)
+    assert [c.parent for c in session.completions] == [None] + [0] * (len(prompts) - 1)
+    assert len(session.faults) + len(prompts) == 21
+    assert {fault.cause for fault in session.faults} == {"network"}
 
 
 class Client:

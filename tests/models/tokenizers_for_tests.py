@@ -4,6 +4,9 @@ from functools import lru_cache
 
 import pytest
 
+NOT_SPECIAL = ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>")
+"""Added tokens that the published tokenizer does not call special."""
+
 TEXT = [
     "You are a helpful assistant. You read files and run commands.",
     "system user assistant tool ai response invoke name parameter value command path",
@@ -74,7 +77,8 @@ def small_tokenizer(*marks, template=""):
         vocab_size=420, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()
     )
     made.train_from_iterator(TEXT, trainer)
-    made.add_special_tokens([str(mark) for mark in marks])
+    made.add_special_tokens([str(mark) for mark in marks if mark not in NOT_SPECIAL])
+    made.add_tokens([str(mark) for mark in marks if mark in NOT_SPECIAL])
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
     fast.chat_template = template or None
     return HfTokenizer(fast)
