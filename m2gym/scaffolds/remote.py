@@ -94,10 +94,10 @@ class Remote:
 
     async def _a2a(self, episode: Episode, text: str, access: Access, left: float) -> str:
         try:
-            from a2a.client.errors import A2AClientError
             from a2a.compat.v0_3.types import MessageSendParams, SendMessageRequest
             from a2a.utils.errors import A2AError
             from httpx import HTTPError
+            from litellm.a2a_protocol import A2AError as CardError
             from litellm.a2a_protocol import asend_message, create_a2a_client
             from openai import OpenAIError
         except ImportError as error:
@@ -119,7 +119,7 @@ class Remote:
                 id=uuid.uuid4().hex, params=MessageSendParams.model_validate({"message": said})
             )
             response = await asend_message(a2a_client=client, request=request)
-        except (A2AClientError, A2AError, HTTPError, OpenAIError, OSError) as error:
+        except (A2AError, CardError, HTTPError, OpenAIError, OSError) as error:
             raise InfraError(f"the A2A agent at {self.url} failed: {error!r}") from error
         found = response.model_dump(mode="json", exclude_none=True)
         if "error" in found:
