@@ -14,6 +14,8 @@ from m2gym import _builtin, gymnasium_ids
 from m2gym.core.registry import ENVS, SCAFFOLDS
 
 if TYPE_CHECKING:
+    from m2gym.backends.train_config import TrainConfig
+    from m2gym.backends.training import train
     from m2gym.core.task import Limits, RewardSpec, Task
     from m2gym.core.verdict import Score, Verdict
     from m2gym.envs.catalog import make, make_async, make_vec, register
@@ -31,6 +33,7 @@ _LAZY = {
     "RewardSpec": "m2gym.core.task",
     "Score": "m2gym.core.verdict",
     "Task": "m2gym.core.task",
+    "TrainConfig": "m2gym.backends.train_config",
     "Verdict": "m2gym.core.verdict",
     "evaluate": "m2gym.rollout",
     "evaluate_async": "m2gym.rollout",
@@ -40,6 +43,7 @@ _LAZY = {
     "make_vec": "m2gym.envs.catalog",
     "register": "m2gym.envs.catalog",
     "reward": "m2gym.rewards",
+    "train": "m2gym.backends.training",
 }
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "RewardSpec",
     "Score",
     "Task",
+    "TrainConfig",
     "Verdict",
     "evaluate",
     "evaluate_async",
@@ -60,6 +65,7 @@ __all__ = [
     "register",
     "reward",
     "scaffold",
+    "train",
 ]
 
 scaffold = SCAFFOLDS.decorator

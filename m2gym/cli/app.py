@@ -16,6 +16,7 @@ from m2gym.cli.export import export
 from m2gym.cli.list_ import list_
 from m2gym.cli.serve import serve
 from m2gym.cli.tasks import tasks
+from m2gym.cli.train import train
 from m2gym.cli.validate import validate
 
 app = typer.Typer(
@@ -54,5 +55,6 @@ app.command("eval")(eval_)
 app.command()(compare)
 app.command()(bench)
 app.command()(export)
+app.command()(train)
 app.command()(serve)
 app.add_typer(tasks, name="tasks")

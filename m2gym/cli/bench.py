@@ -22,7 +22,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="workspace (and episodes), episode, tasks, gateway, recorder, forge, kernels."
+            help="workspace, episode, tasks, gateway, recorder, forge, kernels or train."
         ),
     ],
     env: Annotated[str, typer.Option(help="Environment whose episodes are measured.")] = "swe-repo",
@@ -48,6 +48,7 @@ def bench(
         "recorder": lambda: _module("m2gym.models.bench"),
         "forge": lambda: _module("m2gym.forge.bench"),
         "kernels": lambda: _module("m2gym.kernels.bench"),
+        "train": lambda: _module("m2gym.backends.local.bench"),
     }
     if name not in benches:
         raise UnknownIdError("benchmark", name, benches)

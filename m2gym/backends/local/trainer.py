@@ -137,7 +137,6 @@ class LocalTrainer:
                 while self.step < self.settings.steps and not self._reached():
                     await self._step()
                 self._save()
-        self.model.base.config.use_cache = True
         _export(self.model, self.out / "model")
         return TrainResult(self.out, tuple(self.rows), self.held_out)
 

@@ -1,0 +1,119 @@
+"""`m2gym train`: a whole run through an environment, an agent and the driver; and its errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import m2gym
+from m2gym.cli.app import app
+from m2gym.core.errors import InputError
+from m2gym.core.protocols import ModelRequest
+
+pytest.importorskip("torch", reason="torch is in extra 'train'")
+
+YAML = """
+env: {{id: say-much, workspace: process}}
+agent: {{id: one-answer}}
+model: {model}
+backend: {{id: local, device: cpu}}
+train: {{steps: 3, groups: 2, group_size: 3, lr: 1.0e-3, max_tokens: 6, save_every: 2, seed: 3}}
+"""
+
+
+@m2gym.reward("variety")
+def variety(artifacts) -> float:
+    return len(set(artifacts.text("answer.txt"))) / 100
+
+
+@m2gym.scaffold("one-answer")
+class OneAnswer:
+    """Asks twice, and leaves both answers."""
+
+    name = "one-answer"
+
+    async def run(self, episode) -> None:
+        messages = [{"role": "user", "content": episode.task.instruction}]
+        said = []
+        for _ in range(2):
+            answer = await episode.session.complete(ModelRequest(messages=messages))
+            said.append(answer.message["content"])
+            messages += [answer.message, {"role": "user", "content": "again"}]
+        await episode.workspace.write("answer.txt", " ".join(said).encode())
+
+
+@pytest.fixture
+def environment():
+    tasks = [
+        m2gym.Task(id=f"t{n}", instruction=f"Say much, {n} times.", artifacts=("answer.txt",))
+        for n in range(4)
+    ]
+    m2gym.register("say-much", tasks=tasks, rewards=["variety"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    from m2gym.models.minimax_m2 import MARKS
+    from tests.backends.local.models import tiny
+    from tests.models.tokenizers_for_tests import small_tokenizer
+
+    tokenizer = small_tokenizer(*MARKS).tokenizer
+    place = tmp_path / "model"
+    tiny("minimax_m2", vocabulary=len(tokenizer)).save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+def test_a_run_through_environment_agent_and_driver(tmp_path, environment, folder):
+    path, out = tmp_path / "c.yaml", tmp_path / "run"
+    path.write_text(YAML.format(model=folder))
+    found = json.loads(run(path, "--out", out, "--json").stdout)
+    assert [row["step"] for row in found["steps"]] == [1, 2, 3]
+    for row in found["steps"]:
+        assert row["completions"] == 2 * row["episodes"] == 12, "both turns are trained on"
+        assert row.get("engine_difference_max", 0) < 1e-3
+    assert any(row["merge"] > 1.5 for row in found["steps"]), "turns and groups share prefixes"
+    more = run(path, "--out", out, "--set", "train.steps=4", "--resume", "--json")
+    assert json.loads(more.stdout)["steps"][:3] == found["steps"]
+    answers = m2gym.evaluate(
+        "say-much", agent=OneAnswer(), model=f"local:{out}", workspace="process", limit=1,
+        out=tmp_path / "eval", progress=False,
+    )  # fmt: skip
+    (trajectory,) = answers.trajectories
+    assert trajectory.completions[0].logprobs
+    assert trajectory.completions[0].model == f"local:{out}".partition(":")[2]
+
+
+def test_a_dry_run_prints_the_whole_configuration(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model="none"))
+    whole = run(path, "--dry-run", "--set", "algorithm.kl=0.5").stdout
+    (tmp_path / "whole.yaml").write_text(whole)
+    assert "kl: 0.5" in whole
+    assert run(tmp_path / "whole.yaml", "--dry-run").stdout == whole
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("train.step=1", "did you mean 'steps'"),
+        ("backend.devise=cpu", "did you mean 'device'"),
+        ("backend.id=scripted", "does not train"),
+        ("backend.id=locl", "'local'"),
+        ("model=nowhere", "config.json"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, setting, says):
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model="nowhere"))
+    done = run(path, "--set", setting, "--out", tmp_path / "out", code=1)
+    assert isinstance(done.exception, InputError)
+    assert says in str(done.exception)
