@@ -41,4 +41,14 @@ $(VENV)/.dev: pyproject.toml scripts/setup
 	scripts/setup dev
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)
+
+# Losses against TRL's and verl's own, in an environment of theirs.
+PEERS := .venv-peers
+
+.PHONY: test-peers
+test-peers: $(PEERS)/.made
+	$(PEERS)/bin/python -m pytest -m peers tests/forge
+
+$(PEERS)/.made: scripts/setup-peers
+	PEERS=$(PEERS) scripts/setup-peers

@@ -100,9 +100,16 @@ def _flex(
 
     tokens = layout.tokens
     mask = create_block_mask(allowed, None, None, tokens, tokens, device=str(q.device))
-    out = flex_attention(
-        q[None], k[None], v[None], block_mask=mask, scale=scale, enable_gqa=q.shape[0] != k.shape[0]
-    )
+    grouped = q.shape[0] != k.shape[0]
+    try:
+        out = flex_attention(
+            q[None], k[None], v[None], block_mask=mask, scale=scale, enable_gqa=grouped
+        )
+    except NotImplementedError as error:
+        raise InputError(
+            f"torch's FlexAttention cannot do this on {q.device}: {error} Use "
+            "backend='rectangles', which runs anywhere"
+        ) from error
     assert isinstance(out, torch.Tensor)
     return out[0]
 

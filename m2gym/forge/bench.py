@@ -29,6 +29,7 @@ from m2gym.forge.attention import tree_attention
 from m2gym.forge.layout import Ints, Layout
 from m2gym.forge.objectives import Cispo, TokenBatch
 from m2gym.forge.pack import Budget, pack
+from m2gym.forge.parquet import export_parquet, import_parquet
 from m2gym.forge.pool import DataPool
 from m2gym.forge.records import PoolCompletion, PoolTrajectory
 from m2gym.forge.simulate import SimConfig, sweep
@@ -315,6 +316,9 @@ def bench_window(seeds: int = 20) -> list[Row]:
         "continuous, stragglers, head cut at 2": SimConfig(
             steps=200, straggler_share=0.02, on_blocked="cut", patience=2.0
         ),
+        "continuous, stragglers, head dropped at 2": SimConfig(
+            steps=200, straggler_share=0.02, on_blocked="drop", patience=2.0
+        ),
     }
     rows = []
     for name, config in cases.items():
@@ -381,11 +385,46 @@ def bench_pool(count: int = 6000, tokens: int = 4096) -> list[Row]:
     return [row("pool", case, seen / seconds, None, "completions/s in and out", note, less=False)]
 
 
+def bench_parquet(count: int = 2000, tokens: int = 4096) -> list[Row]:
+    """A pool to Parquet and back, against pyarrow's own way through Python objects."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path, file = str(Path(folder) / "pool.db"), Path(folder) / "pool.parquet"
+        _write(path, count, 64, tokens)
+        with DataPool(path) as pool:
+            started = time.perf_counter()
+            export_parquet(pool, file)
+            out = time.perf_counter() - started
+        with DataPool(str(Path(folder) / "again.db")) as pool:
+            started = time.perf_counter()
+            import_parquet(pool, file)
+            back = time.perf_counter() - started
+        started = time.perf_counter()
+        objects = pq.read_table(file).to_pylist()
+        read = time.perf_counter() - started
+        started = time.perf_counter()
+        pq.write_table(pa.Table.from_pylist(objects), Path(folder) / "objects.parquet")
+        written = time.perf_counter() - started
+        size = file.stat().st_size / count / 1024
+    case = f"{count:,} completions of 512 + {tokens:,} tokens"
+    for name, ours, peer in (("export", out, written), ("import", back, read)):
+        note = f"{size:.0f} KiB each; ours with the pool, pyarrow's Python objects alone"
+        rows.append(
+            row(f"parquet {name}", case, count / ours, count / peer, "completions/s", note,
+                less=False)
+        )  # fmt: skip
+    return rows
+
+
 BENCHES: dict[str, Callable[[], list[Row]]] = {
     "build": bench_build,
     "tree": bench_tree,
     "window": bench_window,
     "pool": bench_pool,
+    "parquet": bench_parquet,
 }
 
 
@@ -395,7 +434,7 @@ def run(only: list[str] | None = None) -> list[Row]:
 
 
 def main() -> None:
-    """``python -m m2gym.forge.bench [build tree window pool] [--json]``."""
+    """``python -m m2gym.forge.bench [build tree window pool parquet] [--json]``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", choices=[[], *BENCHES], default=[])
     parser.add_argument("--json", action="store_true")

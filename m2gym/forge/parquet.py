@@ -19,6 +19,8 @@ COLUMNS = (
     "prompt_ids", "response_ids", "logprobs", "weight_versions",
 )  # fmt: skip
 
+ARRAYS = ("prompt_ids", "response_ids", "logprobs", "weight_versions")
+
 
 def _pyarrow() -> tuple[ModuleType, ModuleType]:
     try:
@@ -37,26 +39,44 @@ def export_parquet(pool: DataPool, path: str | Path, *, rows: int = 4096) -> int
     kinds = (pa.string(),) * 5 + (pa.float64(), pa.int32(), pa.float64(), ids, ids, floats, ids)
     schema = pa.schema(list(zip(COLUMNS, kinds, strict=True)))
     total = 0
-    with pq.ParquetWriter(str(path), schema) as writer:
-        batch: list[dict[str, Any]] = []
+    # A dictionary of token ids or logprobs only costs time.
+    names = [name for name in COLUMNS if name not in ARRAYS]
+    with pq.ParquetWriter(str(path), schema, use_dictionary=names) as writer:
+        batch: list[tuple[Any, ...]] = []
         for row in _rows(pool):
             batch.append(row)
             total += 1
             if len(batch) == rows:
-                writer.write_table(pa.Table.from_pylist(batch, schema))
+                writer.write_table(_table(pa, schema, batch))
                 batch = []
-        writer.write_table(pa.Table.from_pylist(batch, schema))
+        writer.write_table(_table(pa, schema, batch))
     return total
 
 
-def _rows(pool: DataPool) -> Iterator[dict[str, Any]]:
+def _rows(pool: DataPool) -> Iterator[tuple[Any, ...]]:
     for t in pool.trajectories():
         for turn, c in enumerate(t.completions):
-            values = (
+            yield (
                 t.key, t.group, t.task, t.status, t.isolation, t.reward, turn, c.process_reward,
                 c.prompt_ids, c.response_ids, c.logprobs_T, c.versions_T,
             )  # fmt: skip
-            yield dict(zip(COLUMNS, values, strict=True))
+
+
+def _table(pa: ModuleType, schema: Any, batch: list[tuple[Any, ...]]) -> Any:
+    """Arrays go over whole: a Python object a token would cost fifty times the time."""
+    columns = list(zip(*batch, strict=True)) if batch else [() for _ in COLUMNS]
+    made = []
+    for values, field in zip(columns, schema, strict=True):
+        if field.name in ARRAYS:
+            kind = field.type.value_type
+            offsets = np.cumsum([0, *(len(v) for v in values)], dtype=np.int64)
+            flat = np.concatenate(values) if values else np.empty(0, np.float32)
+            made.append(pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), pa.array(flat).cast(kind)
+            ))  # fmt: skip
+        else:
+            made.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(made, schema=schema)
 
 
 def import_parquet(pool: DataPool, path: str | Path, *, episodes: int = 512) -> int:
@@ -81,7 +101,7 @@ def import_parquet(pool: DataPool, path: str | Path, *, episodes: int = 512) -> 
 def _episodes(file: Any) -> Iterator[PoolTrajectory]:
     rows: list[dict[str, Any]] = []
     for batch in file.iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
+        for row in _unpacked(batch):
             if rows and rows[0]["key"] != row["key"]:
                 yield _trajectory(rows)
                 rows = []
@@ -90,18 +110,32 @@ def _episodes(file: Any) -> Iterator[PoolTrajectory]:
         yield _trajectory(rows)
 
 
+def _unpacked(batch: Any) -> Iterator[dict[str, Any]]:
+    columns: dict[str, list[Any]] = {}
+    for name in COLUMNS:
+        column = batch.column(name)
+        if name in ARRAYS:
+            if column.null_count or column.values.null_count:
+                raise InputError(f"column {name} has empty entries; write the file anew")
+            bounds, flat = column.offsets.to_numpy(), column.values.to_numpy()
+            pairs = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+            # Copies, so that an episode does not keep its whole batch in memory.
+            columns[name] = [flat[a:b].copy() for a, b in pairs]
+        else:
+            columns[name] = column.to_pylist()
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
 def _trajectory(rows: list[dict[str, Any]]) -> PoolTrajectory:
     first = rows[0]
     completions = tuple(
         PoolCompletion(
-            np.array(row["prompt_ids"], np.int32),
-            np.array(row["response_ids"], np.int32),
-            np.array(row["logprobs"], np.float32),
-            np.array(row["weight_versions"], np.int32),
+            row["prompt_ids"], row["response_ids"], row["logprobs"], row["weight_versions"],
             row["process_reward"],
         )
         for row in sorted(rows, key=lambda row: int(row["turn"]))
-    )
+    )  # fmt: skip
     return PoolTrajectory(
         first["key"], completions, first["reward"], first["status"], first["isolation"],
         first["group"], first["task"],

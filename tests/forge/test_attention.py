@@ -50,6 +50,28 @@ def test_flex_equals_dense_forward():
     torch.testing.assert_close(dense, flex, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=15, deadline=None)
+@given(sample_lists())
+def test_flex_equals_dense_forward_and_backward(samples):
+    """On a CPU torch refuses FlexAttention's backward, although its plain form has one: the test
+    lifts that refusal, nothing else."""
+    import torch.nn.attention.flex_attention as flex
+
+    layout = build_tree(samples).layout
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(flex, "_validate_device", lambda *_: None)
+        got = run(layout, "flex", dtype=torch.float32)
+    for a, b in zip(run(layout, "dense", dtype=torch.float32), got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_flex_without_a_backward_says_what_to_use():
+    layout = Layout.from_parents([-1, 0], [3, 2])
+    with pytest.raises(InputError, match="rectangles"):
+        tree_attention(*qkv(5, dtype=torch.float32), layout, backend="flex")
+
+
 def test_dense_equals_each_branch_alone():
     layout = Layout.from_parents([-1, 0, 1, 0], [3, 2, 2, 4])
     q, k, v = (t.detach() for t in qkv(layout.tokens))
