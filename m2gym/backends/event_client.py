@@ -85,6 +85,7 @@ class EventClient:
                 headers=self._headers,
                 timeout=limits,
                 read_bufsize=2**18,
+                cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=any(os.environ.get(n) or os.environ.get(n.upper()) for n in PROXIES),
             )
             weakref.finalize(self, _drop, self._session)
