@@ -31,6 +31,9 @@ SEND_THINKING = frozenset(
 The project's choice; ``thinking=`` in a specification overrides it. Signed thinking (Anthropic,
 Bedrock, Vertex) goes back to whoever gave it."""
 
+NO_TOP_K = frozenset({"openai", "azure", "groq", "mistral", "xai", "deepseek"})
+"""Providers that refuse ``top_k``, which OpenAI's protocol does not have; the project's choice."""
+
 OPTIONS: Readers = {
     "api_base": str,
     "rpm": positive,
@@ -98,7 +101,13 @@ class LiteLLMModel:
         self.send_thinking = (
             self.provider in SEND_THINKING if send_thinking is None else send_thinking
         )
-        self._priced = True
+        self._takes = frozenset(
+            self.litellm.get_supported_openai_params(
+                model=str(found[0]), custom_llm_provider=self.provider
+            )
+            or ()
+        )
+        self._told: set[str] = set()
 
     async def stream(self, request: ModelRequest, session: Session) -> AsyncIterator[Delta]:
         """The provider's answer as it comes.
@@ -154,23 +163,49 @@ class LiteLLMModel:
             "max_retries": 0,
             "timeout": self.timeout,
             "drop_params": True,
-            **sampling_for(request.sampling, explicit=False),
-            **({"top_k": request.sampling.top_k} if request.sampling.top_k else {}),
-            **tools_for(request),
+            **self._sampling(request),
+            **self._tools(request),
             **self.options,
         }
+
+    def _sampling(self, request: ModelRequest) -> dict[str, Any]:
+        """What the provider takes of it; the rest is left out, and said once.
+
+        LiteLLM itself leaves out *values* that a model refuses (a temperature of a reasoning one).
+        """
+        asked = sampling_for(request.sampling, explicit=False)
+        if request.sampling.top_k:
+            asked["top_k"] = request.sampling.top_k
+        refused = [key for key in asked if not self._can(key)]
+        for key in refused:
+            del asked[key]
+            self._tell(f"{self.name} takes no {key}: it is left out")
+        return asked
+
+    def _can(self, field: str) -> bool:
+        if field == "top_k":
+            return self.provider not in NO_TOP_K
+        names = (field, "max_completion_tokens") if field == "max_tokens" else (field,)
+        return not self._takes or any(name in self._takes for name in names)
+
+    def _tools(self, request: ModelRequest) -> dict[str, Any]:
+        if request.tools and not self._can("tools"):
+            raise ModelError(f"LiteLLM knows no tools of {self.name}", cause="refused")
+        return tools_for(request)
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            warnings.warn(text, stacklevel=2)
 
     def _cost(self, built: Any) -> float:
         try:
             return float(self.litellm.completion_cost(built, model=self.name) or 0.0)
         except (self.litellm.exceptions.ModelNotMappedError, self.litellm.BadRequestError):
-            if self._priced:
-                self._priced = False
-                warnings.warn(
-                    f"LiteLLM has no price for {self.name}: its cost counts as 0, and a budget in "
-                    "USD does not bound it",
-                    stacklevel=2,
-                )
+            self._tell(
+                f"LiteLLM has no price for {self.name}: its cost counts as 0, and a budget in USD "
+                "does not bound it"
+            )
             return 0.0
 
     @contextmanager
@@ -192,7 +227,8 @@ class LiteLLMModel:
                 f"{self.name} did not answer in {self.timeout:g} s", cause="timeout"
             ) from error
         except openai.APIStatusError as error:
-            headers = getattr(error.response, "headers", None) or getattr(
+            answer = getattr(error, "response", None)
+            headers = getattr(answer, "headers", None) or getattr(
                 error, "litellm_response_headers", None
             )
             raise error_of(error.status_code, str(error.message), headers) from error

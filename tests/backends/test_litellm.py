@@ -1,6 +1,7 @@
 """LiteLLM over a real loopback server: names, streams, causes, cost, budgets, limits."""
 
 import contextlib
+import warnings
 
 import pytest
 
@@ -94,7 +95,33 @@ async def test_a_model_without_a_price_says_so_once():
         with pytest.warns(UserWarning, match="no price for openai/unheard-of"):
             got = await session.complete(ModelRequest([ASK]))
         assert got.usage.cost_usd == 0
-        assert not session.model._priced
+        with warnings.catch_warnings(record=True) as again:
+            warnings.simplefilter("always", UserWarning)
+            await session.complete(ModelRequest([ASK]))
+        assert not [w for w in again if "no price" in str(w.message)]
+
+
+async def test_what_a_model_does_not_take_is_left_out_and_said():
+    async with session_over("a", name="openai/o3-mini") as (session, upstream):
+        asked = ModelRequest(
+            [ASK], sampling=Sampling(temperature=0.5, top_p=0.9, top_k=5, max_tokens=9)
+        )
+        with pytest.warns(UserWarning, match="takes no") as told:
+            await session.complete(asked)
+        words = " ".join(str(w.message) for w in told)
+        assert "takes no top_p" in words
+        assert "takes no top_k" in words
+        sent = upstream.requests[0]
+        assert not {"temperature", "top_p", "top_k"} & sent.keys()
+        assert sent.get("max_completion_tokens", sent.get("max_tokens")) == 9
+
+
+async def test_a_model_without_tools_is_refused_them():
+    async with session_over("a") as (session, upstream):
+        session.model._takes = frozenset({"temperature"})
+        with pytest.raises(ModelError, match="no tools"):
+            await session.complete(ModelRequest([ASK], (BASH,)))
+        assert upstream.seen == 0
 
 
 async def test_thinking_goes_back_where_it_is_taken():
