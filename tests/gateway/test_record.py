@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from m2gym.core.protocols import Delta
+from m2gym.core.trajectory import Completion
 from m2gym.models.budget import Budget
 from m2gym.models.scripted import ScriptedModel, Turn
 from m2gym.models.session import RecordedSession
@@ -181,3 +183,53 @@ async def test_a_free_form_call_goes_out_and_comes_back_without_a_fork(http, gat
         assert got.status == 200
     assert [c.parent for c in session.completions] == [None, 0]
     assert session.counts.forks == 0
+
+
+SIGNED = {"type": "thinking", "thinking": "hm", "signature": "provider-signed"}
+
+
+class Opaque:
+    """A provider's model: it wants its own signed items back with the next request."""
+
+    name = "opaque"
+
+    def __init__(self):
+        self.seen = []
+
+    async def stream(self, request, session):
+        self.seen.append(request.messages)
+        message = {"role": "assistant", "content": "said", "reasoning_content": "hm"}
+        completion = Completion(message={**message, "reasoning_opaque": [SIGNED]})
+        yield Delta(thinking="hm")
+        yield Delta(text="said")
+        yield Delta(completion=completion)
+
+
+@pytest.mark.parametrize("make", CLIENTS)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("drops", [False, True])
+async def test_a_providers_signed_thinking_goes_back_to_it(http, gateway, make, stream, drops):
+    model = Opaque()
+    session = RecordedSession(model)
+    access = gateway.add(session)
+    client = make("s")
+    client.say("a")
+    assert await post(http, access, client, stream=stream) == 200
+    if drops:
+        drop_thinking(client)
+    client.say("b")
+    assert await post(http, access, client, stream=stream) == 200
+    assert model.seen[1][2]["reasoning_opaque"] == [SIGNED]
+    assert [c.parent for c in session.completions] == [None, 0]
+
+
+def drop_thinking(client) -> None:
+    """What a client does that keeps no thinking at all."""
+    for message in client.history:
+        message.pop("reasoning_content", None)
+        for key in ("content", "parts"):
+            if isinstance(message.get(key), list):
+                message[key] = [b for b in message[key] if b.get("type") != "thinking"]
+                for block in message[key]:
+                    block.pop("thoughtSignature", None)
+    client.history = [item for item in client.history if item.get("type") != "reasoning"]
