@@ -80,7 +80,7 @@ async def verify_tasks(
                     gold=gold,
                 )
                 done += 1
-                save_state(state, folder)
+                save_state({**read_state(folder), recipe.id: state[recipe.id]}, folder)
                 say(f"{recipe.id}: {state[recipe.id].problem or 'ok'}", done, total)
         except (InfraError, InputError) as error:
             say(f"{listed[0].package}: not verified: {error}", done, total)
