@@ -15,8 +15,9 @@ class Budget:
 
     ``tokens``: generated tokens, all calls together; a call gets at most what is left.
     ``cost_usd``: what providers charge; the call that crosses it is the last.
-    ``context``: prompt and answer of one call; a call that extends a completion this long is
-    refused, and one that cannot grow beyond it is cut there.
+    ``context``: prompt and answer of one call. A call that extends a completion this long is
+    refused; an answer gets at most what that completion left (`TokenModel`'s own ``context`` counts
+    the new messages too). Calls made at the same time are each admitted by what was used before.
     """
 
     tokens: int | None = None

@@ -1,11 +1,12 @@
 """ATIF: documents that Harbor's own model accepts, with nothing lost; and Parquet."""
 
 import importlib
-import importlib.util
 import json
 import os
+import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -101,27 +102,34 @@ def test_an_episode_without_a_model_shows_its_steps():
     assert "did nothing" in to_atif(trajectory())["steps"][0]["message"]
 
 
-def harbor_model():
-    """Harbor's own pydantic model; its package may lie unpacked under ``M2GYM_HARBOR``.
+HARBOR = "harbor==0.25.0"
+
+
+@pytest.fixture
+def harbor_model(tmp_path):
+    """Harbor's own pydantic model, from a folder (``M2GYM_HARBOR``) or fetched by pip.
 
     Harbor wants Python 3.12 as a whole, its trajectory models do not: they are loaded alone.
     """
-    folder = os.environ.get("M2GYM_HARBOR", "")
-    path = Path(folder) / "harbor" / "models" / "trajectories"
-    if not folder:
-        spec = importlib.util.find_spec("harbor")
-        path = Path(spec.submodule_search_locations[0]) / "models/trajectories" if spec else path
-    require("harbor", (path / "trajectory.py").is_file(), "no Harbor (set M2GYM_HARBOR)")
-    for name, where in (("harbor", path.parent.parent), ("harbor.models", path.parent)):
-        if name not in sys.modules:
-            package = types.ModuleType(name)
-            package.__path__ = [str(where)]
-            sys.modules[name] = package
-    return importlib.import_module("harbor.models.trajectories").Trajectory
+    folder = Path(os.environ.get("M2GYM_HARBOR", tmp_path))
+    if folder == tmp_path:
+        fetch = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
+        done = subprocess.run([*fetch, "--ignore-requires-python", HARBOR], capture_output=True)
+        require("registry", done.returncode == 0, f"cannot fetch {HARBOR}")
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(folder)
+    for name, where in (("harbor", "harbor"), ("harbor.models", "harbor/models")):
+        package = types.ModuleType(name)
+        package.__path__ = [str(folder / where)]
+        sys.modules[name] = package
+    yield importlib.import_module("harbor.models.trajectories").Trajectory
+    for name in [name for name in sys.modules if name.split(".")[0] == "harbor"]:
+        del sys.modules[name]
 
 
-async def test_harbors_model_accepts_every_document():
-    accepts = harbor_model()
+@pytest.mark.heavy
+async def test_harbors_model_accepts_every_document(harbor_model):
     tokens, odd = await token_session(), await odd_session()
     documents = [
         to_atif(trajectory(tokens)),
@@ -132,7 +140,7 @@ async def test_harbors_model_accepts_every_document():
     ]
     for document in documents:
         text = json.dumps(document)
-        parsed = accepts.model_validate_json(text)
+        parsed = harbor_model.model_validate_json(text)
         assert parsed.to_json_dict() == json.loads(text)
 
 
