@@ -1,8 +1,10 @@
 import pytest
 
 import m2gym
+from m2gym.core.errors import DownloadError
 from m2gym.core.registry import SCAFFOLDS
 from m2gym.models.scripted import ScriptedModel
+from tests.conftest import require
 from tests.scaffolds.blackbox.scripts import NEW, SOURCE, TURNS, answers
 
 
@@ -27,13 +29,28 @@ def calc(bwrap, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mends(calc):
+def installed():
+    """An agent of the registry's, installed; skips where it cannot be fetched."""
+
+    def make(name, **settings):
+        agent = SCAFFOLDS.get(name)(**settings)
+        try:
+            agent.install()
+        except DownloadError as error:
+            require("registry", False, f"{name} needs a package registry: {error}")
+        return agent
+
+    return make
+
+
+@pytest.fixture
+def mends(calc, installed):
     """Let an agent mend it with its scripted model; the episode's record."""
 
-    def run(name, agent=None, **options):
+    def run(name, **settings):
         model = ScriptedModel(answers(TURNS[name], tools=name != "aider"))
-        chosen = agent or SCAFFOLDS.get(name)()
-        [episode] = m2gym.evaluate(calc, agent=chosen, model=model, progress=False, **options)
+        agent = installed(name, **settings)
+        [episode] = m2gym.evaluate(calc, agent=agent, model=model, progress=False)
         return episode
 
     return run

@@ -50,6 +50,6 @@ def test_an_agent_mends_a_file_through_its_own_loop(mends, name):
 @pytest.mark.heavy
 @pytest.mark.parametrize(("name", "dialect"), MORE)
 def test_an_agent_in_its_other_dialects(mends, name, dialect):
-    episode = mends(name, SCAFFOLDS.get(name)(dialect=dialect))
+    episode = mends(name, dialect=dialect)
     check(episode, name)
     assert json.loads(episode.model_dump_json())["steps"][0]["info"]["dialect"] == dialect

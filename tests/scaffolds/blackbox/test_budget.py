@@ -31,9 +31,11 @@ def endless(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_used_up_budget_ends_the_agent(calc, name):
+def test_a_used_up_budget_ends_the_agent(calc, installed, name):
     budget = m2gym.Budget(tokens=1) if name == "aider" else m2gym.Budget(cost_usd=3.0)
-    [episode] = m2gym.evaluate(calc, agent=name, model=endless(name), budget=budget, progress=False)
+    [episode] = m2gym.evaluate(
+        calc, agent=installed(name), model=endless(name), budget=budget, progress=False
+    )
     [launch] = episode.steps
     if place := os.environ.get("M2GYM_AGENT_FIGURES"):
         figures = {

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import m2gym
-from m2gym.core.registry import SCAFFOLDS
 from m2gym.envs.catalog import env_entry
 from m2gym.models.lines import lines
 from m2gym.models.scripted import ScriptedModel
@@ -34,13 +33,13 @@ def test_edits_make_the_change():
 @pytest.mark.timeout(2400)
 @pytest.mark.usefixtures("bwrap")
 @pytest.mark.parametrize("name", sorted(TURNS))
-def test_an_agent_finishes_a_real_task(name, tmp_path):
+def test_an_agent_finishes_a_real_task(name, installed, tmp_path):
     taskset = env_entry("swe-repo").taskset()
     prepared = taskset.prepare(taskset.task(TASK))
     said = turns(name, prepared, CHECK)
     run = m2gym.evaluate(
         "swe-repo",
-        agent=SCAFFOLDS.get(name)(),
+        agent=installed(name),
         model=ScriptedModel(answers(said, tools=name != "aider")),
         tasks=[TASK],
         out=tmp_path / "run",
