@@ -17,7 +17,7 @@ test: $(VENV)/.dev
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy
 
-# Installs and runs all third-party agents (3 GB in the cache, half an hour the first time).
+# Installs and runs all third-party agents (3.6 GB in the cache, half an hour the first time).
 test-agents: $(VENV)/.dev
 	$(BIN)/python -m pytest -m agents
 
