@@ -19,6 +19,7 @@ from m2gym.core.task import PreparedTask, RewardSpec, Split, Task, Taskset
 if TYPE_CHECKING:
     from m2gym.envs.async_env import AsyncEnv, Potential
     from m2gym.envs.env import WorkspaceEnv
+    from m2gym.envs.episode import ToolFactory
 
 Rewards = Sequence[str | Callable[..., Any] | RewardSpec] | Mapping[str, float]
 Tasks = str | Path | Sequence[Task] | Taskset | Callable[..., Taskset]
@@ -34,6 +35,8 @@ class EnvEntry:
     id: str
     taskset: Callable[..., Taskset]
     description: str = ""
+    tools: ToolFactory | None = None
+    """The tools of its episodes; the workspace's own when left out."""
 
 
 class WithRewards:
@@ -142,9 +145,11 @@ def make_async(
         else:
             raise
         raise InputError(text) from error
+    own = {} if entry.tools is None else {"tools": entry.tools}
     return AsyncEnv(
         entry.id,
         taskset,
+        **own,
         split=split,
         workspace=workspace,
         shaping=shaping,

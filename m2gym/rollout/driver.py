@@ -104,6 +104,7 @@ async def run_episode(attempt: Attempt) -> Trajectory:
                 model=attempt.model,
                 attempt=attempt.number,
                 mounts=attempt.mounts,
+                **({} if attempt.env.tools is None else {"tools": attempt.env.tools}),
             )
     except (InfraError, OSError) as error:
         return _never_opened(attempt, started, clock, error)

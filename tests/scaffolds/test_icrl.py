@@ -27,8 +27,8 @@ def environment(tmp_path):
     )
 
 
-def attempt(tmp_path, turns, **options):
-    model = ScriptedModel([Turn(text=text) for text in turns])
+def attempt(tmp_path, said, **options):
+    model = ScriptedModel([Turn(text=text) for text in said])
     run = m2gym.evaluate(
         "six-times-seven", agent=Icrl(**options), model=model, workspace="process",
         out=tmp_path / "run", progress=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from m2gym.backends.local.metrics import Row
 from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
 from m2gym.backends.local.trainer import LocalTrainer, TrainResult
 from m2gym.backends.train_config import LocalConfig, LoraConfig, TrainConfig, local_config
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.registry import SCAFFOLDS
 from m2gym.core.task import Split
@@ -110,7 +110,7 @@ def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) ->
     """Episodes of the configured environment and agent."""
     entry = env_entry(config.env.id)
     taskset = entry.taskset(**config.env.settings)
-    tasks = config.env.tasks or tuple(taskset.ids(config.env.split))
+    tasks = chosen(taskset.ids(config.env.split), config.env.tasks)
     other: Split = "test" if config.env.split == "train" else "train"
     first = Attempt(
         env=entry,
@@ -120,7 +120,25 @@ def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) ->
         agent=config.agent.id,
         workspace=config.env.workspace,
     )
-    return EpisodeRollouts(first, format, tasks, tuple(taskset.ids(other)), context)
+    held_out = tuple(taskset.ids(other))
+    if config.env.tasks is not None:
+        names = {name.partition("/")[0] for name in config.env.tasks}
+        held_out = tuple(i for i in held_out if i.partition("/")[0] in names)
+    return EpisodeRollouts(first, format, tasks, held_out, context)
+
+
+def chosen(ids: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Those of ``ids`` that are wanted, by id or by the part before a slash.
+
+    >>> chosen(["gcd/0", "gcd/1", "lcm/0"], ["gcd"])
+    ('gcd/0', 'gcd/1')
+    """
+    if wanted is None:
+        return tuple(ids)
+    for name in wanted:
+        if not any(i == name or i.startswith(f"{name}/") for i in ids):
+            raise UnknownIdError("task", name, {*ids, *(i.partition("/")[0] for i in ids)})
+    return tuple(i for i in ids if i in wanted or i.partition("/")[0] in wanted)
 
 
 def scaffold_of(config: TrainConfig) -> Scaffold:

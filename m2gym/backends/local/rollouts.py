@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,7 +67,8 @@ class PromptRollouts:
 class EpisodeRollouts:
     """Episodes of an environment by the driver; the agent's model is the engine's.
 
-    ``first`` says environment, taskset, agent and workspace; its task and model are replaced.
+    ``first`` says environment, taskset, agent and workspace; its task and model are replaced. An
+    agent with ``at_update(n)`` changes with the updates done: a curriculum.
     """
 
     first: Attempt
@@ -80,8 +81,12 @@ class EpisodeRollouts:
         self, engine: Engine, task: str, key: str, sampling: Sampling
     ) -> PoolTrajectory:
         model = TokenModel(engine, self.format, name="policy", context=self.context)
+        scaffold: Any = self.first.scaffold
+        if hasattr(scaffold, "at_update"):
+            scaffold = scaffold.at_update(getattr(engine, "version", 0))
         attempt = replace(
             self.first,
+            scaffold=scaffold,
             task=self.first.taskset.task(task),
             answers=Forced(model, sampling),
             model="policy",

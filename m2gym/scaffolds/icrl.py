@@ -1,0 +1,170 @@
+"""``icrl``: tools by tags in the text, with worked examples in the prompt [ICRL, arXiv 2603.08068].
+
+    examples, question ─► … <search>query</search> ─► <information>…</information> ─► …
+                                                                    <answer>…</answer>
+
+An answer is cut at the first closing tag of a tool or of the answer. What a tool gives comes back
+in a turn of its own: the released code goes on in the same turn, but a chat format keeps them
+apart, and the environment's tokens are masked all the same. What is neither a call nor an answer
+gets a fixed corrective message. After the tool turns one answer more is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from m2gym.core.errors import EpisodeOverError, InputError
+from m2gym.core.protocols import Episode, ModelRequest, Sampling
+from m2gym.scaffolds.icrl_examples import EXAMPLES
+
+ARGUMENTS = {"search": "query", "python": "code", "calculator": "expression"}
+"""Tag of a tool → the argument that stands in it."""
+
+INSTRUCTIONS = """\
+Answer the question. Think between <think> and </think> first. Whenever it helps, use a tool by \
+writing its tag; what it gives stands between <information> and </information>. Give the answer, \
+as short as it can be, between <answer> and </answer>.
+
+Tools:
+{tools}"""
+
+DESCRIBED = {
+    "search": "<search>words</search> finds passages",
+    "python": "<python>program</python> runs a program and shows what it prints",
+    "calculator": "<calculator>expression</calculator> gives the value of an expression",
+}
+
+CORRECTION = (
+    "That was neither a tool call nor an answer. Write one tool's tag, or the answer between "
+    "<answer> and </answer>."
+)
+
+LAST = "No tool can be used any more. Give the answer between <answer> and </answer>."
+
+
+@dataclass
+class Icrl:
+    """See the module.
+
+    Attributes:
+        shots: worked examples in the prompt; several numbers are a curriculum, each for
+            ``stage_updates`` updates of a training run (published: 3, 2, 0 for 100 each).
+        turns: tool turns before the last answer.
+    """
+
+    shots: int | Sequence[int] = 0
+    stage_updates: int = 100
+    turns: int = 6
+    instructions: str = INSTRUCTIONS
+    correction: str = CORRECTION
+    name: str = field(default="icrl", init=False)
+    uses_model: ClassVar[bool | None] = True
+
+    def __post_init__(self) -> None:
+        self.shots = (self.shots,) if isinstance(self.shots, int) else tuple(self.shots)
+        if not self.shots or min(self.shots) < 0:
+            raise InputError(f"icrl: shots is a number from 0 or several, got {self.shots}")
+        if max(self.shots) > len(EXAMPLES):
+            raise InputError(f"icrl: there are {len(EXAMPLES)} examples, got shots={self.shots}")
+        if self.turns < 0 or self.stage_updates < 1:
+            raise InputError(
+                f"icrl: turns is at least 0 and stage_updates 1, got {self.turns} and "
+                f"{self.stage_updates}"
+            )
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Icrl:
+        """From the number of examples."""
+        if not argument.isdigit():
+            raise InputError(f"icrl: the argument is a number of examples, got {argument!r}")
+        return cls(shots=int(argument))
+
+    def at_update(self, update: int) -> Icrl:
+        """The agent of the curriculum's stage in which ``update`` lies."""
+        assert not isinstance(self.shots, int)
+        stage = min(update // self.stage_updates, len(self.shots) - 1)
+        return replace(self, shots=self.shots[stage])
+
+    async def run(self, episode: Episode) -> None:
+        session = episode.session
+        if session is None:
+            raise InputError("icrl calls a model: the episode has no session")
+        tools = [tool.name for tool in episode.tools if tool.name in ARGUMENTS]
+        stop = tuple(f"</{tag}>" for tag in (*tools, "answer"))
+        messages = [{"role": "user", "content": self.prompt(episode, tools)}]
+        response: list[str] = []
+        for turn in range(self.turns + 1):
+            request = ModelRequest(messages=messages, sampling=Sampling(stop=stop))
+            said = (await session.complete(request)).message
+            text = spoken(said, stop)
+            response.append(text)
+            found = call_in(text, (*tools, "answer"))
+            if found is not None and found[0] == "answer":
+                break
+            told = await self._told(episode, found)
+            if told is None:
+                return
+            if turn + 1 == self.turns:
+                told = f"{told}\n{LAST}"
+            messages += [said, {"role": "user", "content": told}]
+        await episode.act({"name": "answer", "arguments": {"response": "\n".join(response)}})
+
+    def prompt(self, episode: Episode, tools: Sequence[str]) -> str:
+        """Instructions, examples and the question; the same for all attempts at a task."""
+        assert not isinstance(self.shots, int)
+        known = [example for tool, example in EXAMPLES if tool in tools]
+        dice = np.random.default_rng(list(episode.task.id.encode()))
+        chosen = [known[n] for n in dice.permutation(len(known))[: self.shots[0]]]
+        described = "\n".join(DESCRIBED[tool] for tool in tools)
+        return "\n\n".join(
+            [
+                self.instructions.format(tools=described),
+                *chosen,
+                f"Question: {episode.task.instruction}",
+            ]
+        )
+
+    async def _told(self, episode: Episode, call: tuple[str, str] | None) -> str | None:
+        """What the environment answers; ``None`` when the episode has ended."""
+        if call is None:
+            return self.correction
+        tag, argument = call
+        try:
+            seen = await episode.act({"name": tag, "arguments": {ARGUMENTS[tag]: argument}})
+        except EpisodeOverError:
+            return None
+        except InputError as error:
+            return f"<information>{error}</information>"
+        return None if seen.done else f"<information>{seen.text.strip()}</information>"
+
+
+def spoken(message: dict[str, object], stop: Sequence[str] = ()) -> str:
+    """A message's text with its thinking in tags; a closing tag that an API left off is put back.
+
+    >>> spoken({"content": "<search>x", "reasoning_content": "why"}, ["</search>"])
+    '<think>why</think>\\n<search>x</search>'
+    """
+    text = str(message.get("content") or "")
+    for tag in stop:
+        opening = tag.replace("/", "")
+        if text.rfind(opening) > text.rfind(tag):
+            text += tag
+            break
+    thinking = message.get("reasoning_content")
+    return f"<think>{thinking}</think>\n{text}" if thinking else text
+
+
+def call_in(text: str, tags: Sequence[str]) -> tuple[str, str] | None:
+    """The first closed tag and what stands in it.
+
+    >>> call_in("a <search> b </search> <answer>c</answer>", ["search", "answer"])
+    ('search', 'b')
+    """
+    either = "|".join(map(re.escape, tags))
+    found = re.search(rf"<({either})>(.*?)</\1>", text, re.DOTALL)
+    return None if found is None else (found[1], found[2].strip())
