@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2gym.cli import options
-from m2gym.cli.output import note
+from m2gym.cli.output import note, show
 from m2gym.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _Serve:
     async def run(self) -> None:
         """Serve until a signal, or until the episode has ended."""
         from m2gym.gateway import Gateway
-        from m2gym.gateway.view import summary
+        from m2gym.gateway.view import summary, table
 
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -142,7 +142,9 @@ class _Serve:
                 )
                 self._ready(gateway, access, env)
                 await self._watch(gateway, ended, env)
-                if self.json:
+                if not self.json:
+                    show(table(gateway.entries()))
+                else:
                     for entry in gateway.entries():
                         self._line({"event": "session", **summary(entry)})
                 if env is not None:

@@ -115,3 +115,23 @@ async def test_an_episode_over_mcp_ends_with_its_verdict(capsys):
     await running
     verdict = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (verdict["event"], verdict["reward"]) == ("verdict", 1.0)
+
+
+def test_a_person_is_told_how_to_call_and_what_was_used(tmp_path):
+    (tmp_path / "script.yaml").write_text(SCRIPT)
+    command = [sys.executable, "-m", "m2gym", "serve", "--port", "0"]
+    command += ["--model", f"scripted:{tmp_path / 'script.yaml'}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        told = [process.stderr.readline() for _ in range(5)]
+        values = dict(word.split("=", 1) for word in told[1].split())
+        url = values["OPENAI_BASE_URL"] + "/chat/completions"
+        assert asyncio.run(ask(url, values["OPENAI_API_KEY"], CHAT))[0] == 200
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err
+    assert "1 sessions" in out
+    assert "main" in out
