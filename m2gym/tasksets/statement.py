@@ -7,6 +7,7 @@ choice. ``python -m m2gym.tasksets.statement [ID …]`` runs both over tasks of 
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import re
 import sys
@@ -14,10 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2gym.tasksets.measure import run_once
+from m2gym.tasksets.recipe_taskset import RecipeTaskset, build
 from m2gym.tasksets.repository import Repository
 from m2gym.tasksets.sdist import files_of
 from m2gym.tasksets.statement_evidence import WORD, FailingTests, Fix, code, identifiers, said
 from m2gym.tasksets.statement_needs import Need, Original, mentions, needs
+from m2gym.workspaces import make_workspace
 
 __all__ = [
     "SUFFICIENCY",
@@ -26,6 +30,7 @@ __all__ = [
     "Fix",
     "Original",
     "check_statement",
+    "check_task",
     "leaks",
     "repository_fix",
     "repository_tests",
@@ -291,18 +296,39 @@ def _stems(text: str) -> set[str]:
     return {word[:5] for word in words - common}
 
 
+def check_task(taskset: RecipeTaskset, task_id: str) -> list[Finding]:
+    """`check_statement` of a task made from a recipe.
+
+    Where something is found its failing tests are run once, in a box, and what their failures say
+    counts as shown.
+
+    Raises:
+        UnknownIdError: there is no such task.
+        DownloadError, InfraError: its files are not to be had, or the box failed.
+    """
+    recipe = taskset.recipe(task_id)
+    built = build(recipe, taskset.cache)
+    found = check_statement(recipe.statement, built, recipe.fail_to_pass)
+    if not found:
+        return []
+    prepared = taskset.prepare(taskset.task(task_id))
+    run = asyncio.run(
+        run_once(prepared, recipe.shown_by, recipe.command, make_workspace, fixed=False)
+    )
+    said_there = {test: run.messages[test] for test in recipe.fail_to_pass if test in run.messages}
+    return check_statement(recipe.statement, built, recipe.fail_to_pass, said_there)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Check tasks of ``swe-repo`` (all, or the ids given); 1 when there are findings."""
-    from m2gym.tasksets.swe_repo import SweRepo, build, recipes
+    from m2gym.tasksets.swe_repo import SweRepo, recipes
 
     taskset = SweRepo()
     wanted = list(arguments) or list(recipes())
     taskset.prefetch(wanted)
     count = 0
     for task_id in wanted:
-        recipe = taskset.recipe(task_id)
-        built = build(recipe, taskset.cache)
-        for finding in check_statement(recipe.statement, built, recipe.fail_to_pass):
+        for finding in check_task(taskset, task_id):
             print(f"{task_id}: {finding}")
             count += 1
     print(f"{len(wanted)} statements, {count} findings")
