@@ -21,8 +21,8 @@ from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.repository import Repository
 from m2gym.tasksets.rewrite import REWRITES, rewrite
 
-WRONG = 3
-"""Wrong patches a task is tried with, at most; the project's choice."""
+WRONG, WRONG_AT_MOST = 3, 9
+"""Wrong patches a task is tried with: usually, and where many pass; the project's choice."""
 LEFT_OUT = "part-left-out"
 """The kind of a version-diff's reference change without a piece, which may not be needed."""
 _SEEDS = 12

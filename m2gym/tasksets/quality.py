@@ -21,14 +21,23 @@ from m2gym.core.errors import VerifierError
 from m2gym.core.task import Frozen, PreparedTask
 from m2gym.core.verdict import Verdict
 from m2gym.tasksets.measure import MakeBox, judged
-from m2gym.tasksets.patches import LEFT_OUT, Change, Patch, good_patches, wrong_patches
+from m2gym.tasksets.patches import (
+    LEFT_OUT,
+    WRONG,
+    WRONG_AT_MOST,
+    Change,
+    Patch,
+    good_patches,
+    wrong_patches,
+)
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.repository import Repository
 from m2gym.tasksets.screen import Answer, Screen
 
 MAX_FALSE_PASS = 0.5
 """A task whose grader lets more than this part of its wrong patches pass is dropped (`LEFT_OUT`
-does not count: what is left out of a release's step may have nothing to do with the fault)."""
+does not count: what is left out of a release's step may have nothing to do with the fault). While
+more pass, further patches are tried, `WRONG_AT_MOST` in all."""
 MAX_FALSE_FAIL = 0.0
 """A task whose grader fails more than this part of its good patches is dropped."""
 
@@ -100,7 +109,7 @@ async def verify_task(
     """
     started = time.monotonic()
     change = await asyncio.to_thread(Change.of, built)
-    wrong = await asyncio.to_thread(wrong_patches, recipe, change)
+    wrong = await asyncio.to_thread(wrong_patches, recipe, change, most=WRONG_AT_MOST)
     good = await asyncio.to_thread(good_patches, change)
     try:
         known = {} if gold is None else gold
@@ -109,12 +118,18 @@ async def verify_task(
             known[judged_ids] = await judged(prepared, make_box, gold=True, runs=runs)
         mended = known[judged_ids]
         noop = noop or await judged(prepared, make_box, runs=runs)
-        passed = [
-            patch.label
-            for patch in wrong
-            if not await _caught(screen, patch, recipe, green)
-            and await _reward(prepared, make_box, change, patch) == 1.0
-        ]
+        tried: list[str] = []
+        passed: list[str] = []
+        for patch in wrong:
+            counted = [label for label in tried if label != LEFT_OUT]
+            slipped = [label for label in passed if label != LEFT_OUT]
+            if len(tried) >= WRONG and len(slipped) <= MAX_FALSE_PASS * len(counted):
+                break
+            tried.append(patch.label)
+            if await _caught(screen, patch, recipe, green):
+                continue
+            if await _reward(prepared, make_box, change, patch) == 1.0:
+                passed.append(patch.label)
         lost = [
             patch.label for patch in good if await _reward(prepared, make_box, change, patch) != 1.0
         ]
@@ -127,7 +142,7 @@ async def verify_task(
         recipe=digest,
         gold=tuple(v.reward for v in mended),
         noop=tuple(v.reward for v in noop),
-        wrong=tuple(patch.label for patch in wrong),
+        wrong=tuple(tried),
         passed=tuple(passed),
         good=tuple(patch.label for patch in good),
         failed=tuple(lost),
