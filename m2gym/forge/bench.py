@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from m2gym.forge.pack import Budget, pack
 from m2gym.forge.parquet import export_parquet, import_parquet
 from m2gym.forge.pool import DataPool
 from m2gym.forge.records import PoolCompletion, PoolTrajectory
+from m2gym.forge.shapes import recorded, shape
 from m2gym.forge.simulate import SimConfig, sweep
 from m2gym.forge.targets import Targets, score, targets_of
 from m2gym.forge.tree import Sample, Tree, build_tree
@@ -249,6 +251,28 @@ def _measure(merged: bool, samples: list[Sample], repeats: int) -> tuple[float, 
     return statistics.median(times), peak, work, grads.numpy()
 
 
+def _recorded(agent: str) -> list[Sample]:
+    return shape(agent).tokens(VOCABULARY)
+
+
+def bench_recorded() -> list[Row]:
+    """What merging saves at most on the trees recorded from released agents, by work of an
+    M2-shaped layer (multiply-adds of its matmuls and attention), not by time."""
+    rows = []
+    token, pair = 3072 * 128 * 112 + 8 * 3 * 3072 * 1536 + 256 * 3072, 2 * 48 * 128
+    for agent, found in recorded().items():
+        tree = build_tree(found.tokens(200_000))
+        merged = tree.tokens * token + tree.layout.pairs * pair
+        alone = tree.unmerged_tokens * token + tree.unmerged_pairs * pair
+        case = (
+            f"4 runs of {agent}: {len(found.samples)} completions, {len(found.lengths_N)} nodes, "
+            f"{tree.unmerged_tokens:,} tokens merged to {tree.tokens:,}"
+        )
+        rows.append(row("tree ideal", case, merged / 1e12, alone / 1e12, "10^12 multiply-adds",
+                        "work, not time", less=True))  # fmt: skip
+    return rows
+
+
 def _parts(tree: Tree) -> tuple[Ints, Layout, Targets]:
     return tree.ids_T, tree.layout, targets_of(tree)
 
@@ -259,6 +283,7 @@ def bench_tree(repeats: int = 3) -> list[Row]:
         ("group 8 x (1,024 shared + 128 own)", lambda: group(1024, 128, 8)),
         ("group 16 x (512 shared + 32 own)", lambda: group(512, 32, 16)),
         ("4 generated agent runs of 8 turns, rewritten history, sub-agent", agent_runs),
+        ("4 recorded runs of mini-swe-agent", partial(_recorded, "mini-swe-agent")),
     ]
     rows = []
     context = multiprocessing.get_context("spawn")
@@ -422,6 +447,7 @@ def bench_parquet(count: int = 2000, tokens: int = 4096) -> list[Row]:
 BENCHES: dict[str, Callable[[], list[Row]]] = {
     "build": bench_build,
     "tree": bench_tree,
+    "recorded": bench_recorded,
     "window": bench_window,
     "pool": bench_pool,
     "parquet": bench_parquet,
@@ -434,7 +460,7 @@ def run(only: list[str] | None = None) -> list[Row]:
 
 
 def main() -> None:
-    """``python -m m2gym.forge.bench [build tree window pool parquet] [--json]``."""
+    """``python -m m2gym.forge.bench [build tree recorded window pool parquet] [--json]``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", choices=[[], *BENCHES], default=[])
     parser.add_argument("--json", action="store_true")

@@ -81,7 +81,11 @@ CASES: dict[str, tuple[Objective, dict[str, Any], float]] = {
     # TRL's epsilon_high bounds the ratio itself, ours its distance from 1.
     "CISPO": (Cispo(0.5), {"loss_type": "cispo", "epsilon_high": 1.5}, 0.6),
     "GRPO": (PpoClip(), {"loss_type": "grpo", "epsilon": 0.2}, 0.6),
-    "GRPO with KL": (PpoClip(kl=0.04), {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False}, 0.6),
+    "GRPO with KL": (
+        PpoClip(kl=0.04),
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False},
+        0.6,
+    ),
     "DAPO": (dapo(), {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28}, 0.6),
     "GSPO": (
         Gspo(3e-4, 4e-4),
