@@ -108,6 +108,10 @@ class Session(Protocol):
         """`stream` drained."""
         ...
 
+    def fork(self, id: str) -> Session:
+        """A session that goes on from this one's record, independent of it."""
+        ...
+
 
 class Model(Protocol):
     """Messages → `Completion`."""

@@ -18,7 +18,7 @@ from m2gym.core.errors import EpisodeOverError, InfraError, InputError
 from m2gym.core.protocols import Action, Observation, Session
 from m2gym.core.task import Mount, PreparedTask, Task, Taskset
 from m2gym.core.tools import Tool, Toolbox, ToolCall, ToolSchema
-from m2gym.core.trajectory import Step, Trajectory
+from m2gym.core.trajectory import Step, Trajectory, Usage
 from m2gym.core.verdict import Stop, Verdict
 from m2gym.core.workspace import Shell, Workspace
 from m2gym.envs.observation import cut_middle, notes
@@ -206,6 +206,8 @@ class WorkspaceEpisode:
             child._steps = list(self._steps)
             child._shown_chars, child._noted = self._shown_chars, self._noted
             child.seconds = dict(self.seconds)
+            if self.session is not None:
+                child.session = self.session.fork(child.id)
             children.append(child)
         return children
 
@@ -219,6 +221,7 @@ class WorkspaceEpisode:
         judged = self._verdict or verdict
         if judged is None:
             judged = Verdict(reward=None, status="cancelled")
+        completions = tuple(self.session.completions) if self.session else ()
         return Trajectory(
             id=self.id,
             env=self.env,
@@ -231,8 +234,13 @@ class WorkspaceEpisode:
             workspace=self.workspace.kind,
             started=self._started.isoformat(timespec="seconds"),
             seconds=self.seconds,
-            completions=tuple(self.session.completions) if self.session else (),
+            completions=completions,
             steps=self.steps,
+            usage=Usage(
+                prompt_tokens=sum(c.usage.prompt_tokens for c in completions),
+                completion_tokens=sum(c.usage.completion_tokens for c in completions),
+                cost_usd=sum(c.usage.cost_usd for c in completions),
+            ),
             verdict=judged,
             error=error,
             parent=self.parent,

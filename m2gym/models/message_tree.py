@@ -16,7 +16,7 @@ import copy
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from m2gym.core.errors import InputError
@@ -149,6 +149,13 @@ class MessageTree:
         node.last_depth = node.depth
         return node
 
+    def copy(self) -> MessageTree:
+        """The same tree, to grow apart from this one; messages are shared."""
+        other = MessageTree()
+        for tools, text, root in self._roots:
+            other._roots.append((tools, text, _copied(root)))
+        return other
+
     def _root(self, tools: tuple[ToolSchema, ...]) -> Node:
         for known, _, root in self._roots:
             if known is tools or known == tools:
@@ -187,6 +194,18 @@ class MessageTree:
         if found is not None:
             return found, False
         return walk.leaf.add(key, message), True
+
+
+def _copied(root: Node) -> Node:
+    top = replace(root, children={})
+    todo = [(root, top)]
+    while todo:
+        old, new = todo.pop()
+        for key, nodes in old.children.items():
+            made = [replace(node, parent=new, children={}) for node in nodes]
+            new.children[key] = made
+            todo += zip(nodes, made, strict=True)
+    return top
 
 
 def thinking_of(message: Mapping[str, Any]) -> str:

@@ -106,6 +106,17 @@ class RecordedSession:
         """Conversations of the tree, the main one first."""
         return lines(self._completions)
 
+    def fork(self, id: str) -> RecordedSession:
+        """A session that goes on from this one's record: what is used counts, faults do not."""
+        child = RecordedSession(
+            self.model, id=id, sampling=self.sampling, budget=self.budget, record=self._record
+        )
+        child._redact = self._redact
+        child._completions, child._tree = list(self._completions), self._tree.copy()
+        child.usage, child.counts = self.usage, replace(self.counts)
+        child.ended, child.stop = self.ended, self.stop
+        return child
+
     def end(self, reason: str) -> None:
         """Refuse every later call; the first reason stays."""
         if self.ended is None:

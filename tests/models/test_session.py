@@ -93,6 +93,24 @@ async def test_a_client_that_adds_default_arguments_still_extends(arguments, par
         assert full_messages(session.completions, 1) == asked
 
 
+async def test_a_fork_goes_on_from_the_record_apart_from_it():
+    session = RecordedSession(ScriptedModel(THREE), budget=Budget(cost_usd=9))
+    first = await say(session, SYSTEM, ASK)
+    child = session.fork("leaf")
+    results = [first.message, tool("call_0_0", "a.py")]
+    await say(session, SYSTEM, ASK, *results)
+    other = [first.message, tool("call_0_0", "b.py")]
+    second = await say(child, SYSTEM, ASK, *other)
+    more = [second.message, tool("call_1_0", "1"), tool("call_1_1", "2")]
+    await say(child, SYSTEM, ASK, *other, *more)
+    assert [c.parent for c in child.completions] == [None, 0, 1]
+    assert [c.parent for c in session.completions] == [None, 0]
+    assert full_messages(child.completions, 2) == [SYSTEM, ASK, *other, *more]
+    assert (child.id, child.counts.forks, child.counts.extended) == ("leaf", 0, 2)
+    assert child.usage.prompt_tokens > session.usage.prompt_tokens
+    assert child.budget == session.budget
+
+
 async def test_rewritten_history_forks_from_the_last_answer_it_shares():
     session = RecordedSession(ScriptedModel([LS, LS, LS, Turn(text="x")]))
     one = await say(session, ASK)

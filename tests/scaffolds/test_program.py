@@ -6,6 +6,7 @@ import pytest
 
 import m2gym
 from m2gym.core.errors import InputError
+from m2gym.core.protocols import ModelRequest
 from m2gym.models.scripted import Call, Fault, ScriptedModel, Turn
 from m2gym.scaffolds.agents import describe, parse_agent
 from m2gym.scaffolds.program import Program
@@ -324,3 +325,30 @@ def test_settings_are_checked_and_hashed(tmp_path):
     described = json.loads(json.dumps(describe(agent)))
     assert described["settings"]["settings"] == {"turns": 3}
     assert described["hash"] == Bash().content_hash() != React().content_hash()
+
+
+def test_a_fork_takes_the_session_along(hello):
+    class Forks:
+        name = "forks"
+        leaves = ()
+
+        async def run(self, episode):
+            request = ModelRequest([{"role": "user", "content": "Where?"}])
+            said = await episode.session.complete(request)
+            self.leaves = await episode.fork(2)
+            for leaf, word in zip(self.leaves, ("hello", "bye"), strict=True):
+                more = {"role": "user", "content": word}
+                request = ModelRequest([*request.messages[:1], said.message, more])
+                await leaf.session.complete(request)
+                await leaf.act(f"echo {word} > {said.message['content']}")
+                await leaf.submit()
+                await leaf.close()
+
+    agent = Forks()
+    episode = hello(agent, ["out.txt", "Good."])
+    records = [leaf.trajectory() for leaf in agent.leaves]
+    assert [record.verdict.reward for record in records] == [1.0, 0.0]
+    assert [record.parent for record in records] == [episode.id] * 2
+    assert [[c.parent for c in record.completions] for record in records] == [[None, 0]] * 2
+    assert len(episode.completions) == 1
+    assert records[0].usage.completion_tokens > episode.usage.completion_tokens
