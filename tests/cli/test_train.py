@@ -92,6 +92,34 @@ def test_a_run_through_environment_agent_and_driver(tmp_path, environment, folde
     assert trajectory.completions[0].model == f"local:{out}".partition(":")[2]
 
 
+def test_icrl_in_tool_use(tmp_path, folder):
+    """Examples fall with the updates, tools answer in boxes, and their words are never trained."""
+    rows = [{"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    settings = {
+        "env": {
+            "id": "tool-use", "taskset": "gsm8k", "train": str(tmp_path / "rows.jsonl"),
+            "accuracy": 0.8, "format": 0.2, "workspace": "process",
+        },
+        "agent": {"id": "icrl", "shots": [1, 0], "stage_updates": 1, "turns": 1},
+        "train.steps": 2, "train.groups": 1, "backend.context": 2000,
+    }  # fmt: skip
+    options = [part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}")]
+    found = json.loads(run(path, *options, "--out", tmp_path / "out", "--json").stdout)["steps"]
+    assert [row["episodes"] for row in found] == [3, 3]
+    assert all(0 < row["reward"] < 0.3 for row in found), "noise gets a little for its format"
+    assert all(row["length"] <= 2 * 6 for row in found), "only what the model wrote is trained on"
+    from m2gym.forge.pool import DataPool
+
+    with DataPool(tmp_path / "out" / "pool.db", group_size=3) as pool:
+        firsts = [len(episode.completions[0].prompt_ids) for episode in pool.trajectories()]
+    assert min(firsts[:3]) > max(firsts[3:]) + 50, (
+        "the first update has an example, the second none"
+    )
+
+
 def test_a_dry_run_prints_the_whole_configuration(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(YAML.format(model="none"))

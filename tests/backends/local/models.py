@@ -21,7 +21,7 @@ def tiny(kind: str = "llama", *, seed: int = 0, vocabulary: int = VOCABULARY, **
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "initializer_range": 0.3,
         "bos_token_id": 1,
         "eos_token_id": None,

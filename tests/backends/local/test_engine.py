@@ -224,7 +224,7 @@ async def test_abort_gives_what_there_is_and_the_others_go_on():
     [
         ([], Sampling(), InputError, "at least one token"),
         ([VOCABULARY], Sampling(), InputError, "0..96"),
-        ([1] * 512, Sampling(), BudgetError, "512"),
+        ([1] * 2048, Sampling(), BudgetError, "2048"),
         ([1], Sampling(temperature=-1), InputError, "temperature"),
         ([1], Sampling(top_p=0), InputError, "top_p"),
         ([1], Sampling(max_tokens=0), InputError, "max_tokens"),
