@@ -86,7 +86,7 @@ class Client:
             ) from error
         except openai.APIError as error:
             raise ModelError(f"{self.base_url}: {error.message}", cause="broken") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{self.base_url} sent what is not its protocol: {error}", cause="broken"
             ) from error

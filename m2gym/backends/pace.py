@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 MINUTE = 60.0
@@ -26,7 +26,9 @@ class Pace:
     _calls: deque[float] = field(default_factory=deque, repr=False)
     _tokens: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
     _until: float = field(default=0.0, repr=False)
-    _running: int = field(default=0, repr=False)
+    _held: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = field(
+        default=None, repr=False
+    )
 
     def pause(self, seconds: float) -> None:
         """Start no call for this long."""
@@ -54,17 +56,18 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a call's place; waits until it may start."""
-        while True:
-            seconds = self.wait(time.monotonic())
-            full = self.at_once is not None and self._running >= self.at_once
-            if not seconds and not full:
-                break
-            await asyncio.sleep(seconds or 0.01)
-        if self.requests_per_minute is not None:
-            self._calls.append(time.monotonic())
-        self._running += 1
-        try:
+        """Hold a call's place; waits, in the order of coming, until it may start."""
+        async with self._places():
+            while seconds := self.wait(time.monotonic()):  # noqa: ASYNC110  # time itself is awaited
+                await asyncio.sleep(seconds)
+            if self.requests_per_minute is not None:
+                self._calls.append(time.monotonic())
             yield
-        finally:
-            self._running -= 1
+
+    def _places(self) -> AbstractAsyncContextManager[object]:
+        if self.at_once is None:
+            return nullcontext()
+        loop = asyncio.get_running_loop()
+        if self._held is None or self._held[0] is not loop:
+            self._held = (loop, asyncio.Semaphore(self.at_once))
+        return self._held[1]

@@ -23,13 +23,15 @@ class Retry:
     tries: dict[str, int] = field(default_factory=lambda: dict(TRIES))
     base: float = 1.0
     longest: float = 60.0
+    patience: float = 300.0
+    """Seconds; a provider that asks to wait longer is given up."""
 
     def wait(self, error: ModelError, failures: int) -> float | None:
         """Seconds before the next try after so many failures of this cause; ``None``: give up."""
         if failures >= self.tries.get(error.cause, 1):
             return None
         if error.retry_after is not None:
-            return float(error.retry_after)
+            return float(error.retry_after) if error.retry_after <= self.patience else None
         span = min(self.longest, self.base * 2 ** (failures - 1))
         return float(span * random.uniform(0.5, 1.0))
 

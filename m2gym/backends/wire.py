@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from m2gym.core.errors import ModelError
 from m2gym.core.protocols import Delta, ModelRequest, Sampling, ToolCallDelta
 from m2gym.models.messages import Message, assistant
+
+T = TypeVar("T")
 
 FINISH = {
     "stop": "stop",
@@ -104,26 +107,35 @@ class Assembler:
         self._spelt_ids: list[int] = []
 
     def take(self, chunks: Sequence[Mapping[str, Any] | str]) -> list[Delta]:
-        """Take what came together: chunks, and text of chunks that were nothing else."""
+        """Take what came together: chunks, and text of chunks that were nothing else.
+
+        Raises:
+            ModelError: a chunk is no chunk of a chat completion.
+        """
         out: list[Delta] = []
         for chunk in chunks:
             if isinstance(chunk, str):
                 self._text.append(chunk)
                 out.append(Delta(text=chunk))
-            else:
+                continue
+            try:
                 out += self.feed(chunk)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                raise ModelError(
+                    f"the server sent what is not its protocol: {str(chunk)[:120]}", cause="broken"
+                ) from error
         return out
 
     def feed(self, chunk: Mapping[str, Any]) -> Iterator[Delta]:
         """Take a chunk of the stream."""
-        self.model = chunk.get("model") or self.model
-        self.usage = chunk.get("usage") or self.usage
-        self.prompt_ids = chunk.get("prompt_token_ids") or self.prompt_ids
+        self.model = _text(chunk.get("model")) or self.model
+        self.usage = _usage(chunk.get("usage")) or self.usage
+        self.prompt_ids = _ids(chunk.get("prompt_token_ids")) or self.prompt_ids
         for choice in chunk.get("choices") or ():
-            self.prompt_ids = choice.get("prompt_token_ids") or self.prompt_ids
-            self.ids += choice.get("token_ids") or ()
+            self.prompt_ids = _ids(choice.get("prompt_token_ids")) or self.prompt_ids
+            self.ids += _ids(choice.get("token_ids"))
             self._logprobs(choice.get("logprobs"))
-            self.finish = choice.get("finish_reason") or self.finish
+            self.finish = _text(choice.get("finish_reason")) or self.finish
             yield from self._delta(choice.get("delta") or choice.get("message") or {})
 
     def _delta(self, delta: Mapping[str, Any]) -> Iterator[Delta]:
@@ -131,7 +143,7 @@ class Assembler:
         if isinstance(thinking, str) and thinking:
             self._thinking.append(thinking)
             yield Delta(thinking=thinking)
-        if text := delta.get("content"):
+        if text := _text(delta.get("content")):
             self._text.append(text)
             yield Delta(text=text)
         for n, piece in enumerate(delta.get("tool_calls") or ()):
@@ -144,9 +156,9 @@ class Assembler:
         new = index not in self._calls
         call = self._calls.setdefault(index, _Call())
         function = piece.get("function") or {}
-        call.id = call.id or piece.get("id") or f"call_{index}"
-        call.name = call.name or function.get("name") or ""
-        arguments = function.get("arguments") or ""
+        call.id = call.id or _text(piece.get("id")) or f"call_{index}"
+        call.name = call.name or _text(function.get("name"))
+        arguments = _text(function.get("arguments"))
         call.arguments.append(arguments)
         at = sorted(self._calls).index(index)
         return Delta(
@@ -191,3 +203,27 @@ class Assembler:
         if self._calls and self.finish in ("", "stop"):
             return "tool_calls"
         return FINISH.get(self.finish, "stop")
+
+
+def _checked(value: Any, kind: type[T]) -> T | None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _text(value: Any) -> str:
+    return _checked(value, str) or ""
+
+
+def _ids(value: Any) -> list[int]:
+    ids = _checked(value, list) or []
+    if ids and not all(type(id) is int for id in (ids[0], ids[-1])):
+        raise TypeError(f"expected token ids, got {ids[:3]}")
+    return ids
+
+
+def _usage(value: Any) -> dict[str, Any]:
+    usage = _checked(value, dict) or {}
+    for key in ("prompt_tokens", "completion_tokens"):
+        _checked(usage.get(key), int)
+    return usage

@@ -49,3 +49,4 @@ def test_waits_grow_and_end():
     assert retry.wait(error, 4) is None
     assert retry.wait(ModelError("x", cause="auth"), 1) is None
     assert Retry().wait(RateLimitError("x", retry_after=7.5), 1) == 7.5
+    assert Retry(patience=60).wait(RateLimitError("x", retry_after=61), 1) is None
