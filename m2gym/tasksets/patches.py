@@ -86,7 +86,10 @@ def good_patches(change: Change) -> list[Patch]:
 
 
 def wrong_patches(recipe: Recipe, change: Change, seed: int = 0, most: int = WRONG) -> list[Patch]:
-    """Patches that do not mend the task, the kinds taken in turn, at most ``most``."""
+    """Patches that do not mend the task, the kinds taken in turn, at most ``most``.
+
+    Of a release's step one piece at most is left out.
+    """
     rng = random.Random(f"{recipe.id}:{seed}")
     kinds = [
         list(_same_place(recipe, change)),
@@ -95,6 +98,8 @@ def wrong_patches(recipe: Recipe, change: Change, seed: int = 0, most: int = WRO
     ]
     for listed in kinds:
         rng.shuffle(listed)
+    if not recipe.mutations:
+        del kinds[1][1:]
     chosen: list[Patch] = []
     seen: list[Mapping[str, bytes | None]] = [_difference(change.before, change.after), {}]
     while any(kinds) and len(chosen) < most:

@@ -61,12 +61,9 @@ SOURCES = tuple(
         ("funcy", "2.1", 1, 8, 2),
         ("python-slugify", "9.2.0"),
         ("semver", "3.1.2", 1, 8, 2),
-        ("isodate", "0.7.2"),
         ("xmltodict", "1.0.4"),
         ("cssselect", "1.6.0"),
         ("simpleeval", "1.0.8"),
-        ("jmespath", "1.1.0"),
-        ("tomlkit", "0.15.2"),
         ("humanize", "4.17.0"),
         ("pathspec", "1.1.1"),
         ("markdown", "3.11.3"),
@@ -86,6 +83,8 @@ SOURCES = tuple(
         ("werkzeug", "3.1.9", 1, 6),
         ("beautifulsoup4", "4.15.0", 1, 6),
         ("more-itertools", "11.2.1", 1, 6),
+        ("tomlkit", "0.15.2"),
+        ("isodate", "0.7.2"),
         ("jsonpointer", "3.12"),
         ("jsonpatch", "1.48"),
     )
@@ -149,6 +148,7 @@ async def _one(
             quality=True,
         )
         found += await finder.run(concurrency)
+        base = finder.base
         verified |= finder.verified
         total.tried += finder.funnel.tried
         total.kept += finder.funnel.kept

@@ -75,12 +75,14 @@ def test_a_mend_of_two_mistakes_with_one_left() -> None:
     ) or set(partial) <= {patch.files["p.py"] for patch in found}
 
 
-def test_parts_left_out_of_a_step() -> None:
+def test_a_part_left_out_of_a_step() -> None:
     old = {"p.py": BROKEN.replace(b"a > 1", b"a"), "q.py": None}
     change = Change(old, {"p.py": FIXED, "q.py": b"x = 1\n"})
-    found = [p for p in wrong_patches(_recipe(), change, most=30) if p.label == LEFT_OUT]
-    assert {"q.py": None} in [patch.files for patch in found]
-    assert len(found) == 4
+    found = wrong_patches(_recipe(), change, most=30)
+    [left] = [p.files for p in found if p.label == LEFT_OUT]
+    [(path, data)] = left.items()
+    assert data == old[path] or data in (BROKEN, FIXED.replace(b"a > 1", b"a"))
+    assert {patch.label for patch in found} == {LEFT_OUT, "nearby"}
 
 
 def test_good_patches_mean_the_same() -> None:
