@@ -73,7 +73,7 @@ class Program:
     Args:
         folder: where they lie, ``main.py`` among them.
         settings: what the program reads as ``episode.settings``.
-        kind: the workspace it runs in; empty: one like the episode's.
+        kind: the workspace it runs in; empty: a sandbox, unless the episode has none.
     """
 
     folder: str = ""
@@ -109,7 +109,8 @@ class Program:
             InfraError: a box or the model failed.
         """
         folder = await asyncio.to_thread(self._laid)
-        kind = self.kind or episode.workspace.kind
+        plain = episode.workspace.kind == "process"
+        kind = self.kind or ("process" if plain else "auto")
         sandboxed = kind != "process"
         spec = WorkspaceSpec(
             root=folder,

@@ -352,3 +352,8 @@ def test_a_fork_takes_the_session_along(hello):
     assert [[c.parent for c in record.completions] for record in records] == [[None, 0]] * 2
     assert len(episode.completions) == 1
     assert records[0].usage.completion_tokens > episode.usage.completion_tokens
+
+
+def test_without_a_sandbox_the_program_has_none_either(hello):
+    turns = [bash("echo hello > out.txt"), SUBMIT]
+    assert hello(React(), turns, workspace="process").verdict.reward == 1.0

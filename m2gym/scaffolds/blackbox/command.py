@@ -40,7 +40,8 @@ from m2gym.tasksets.cache import Cache, Progress, silent
 
 _NAMES = "base_url|key|model|instruction|instruction_file|workdir|home|bin"
 _HOLE = re.compile(r"\{(" + _NAMES + r")\}")
-_INSTRUCTION = "/tmp/m2gym-instruction.md"
+_INSTRUCTION = ".m2gym-instruction.md"
+"""A file in the agent's home."""
 
 
 @dataclass(init=False)
@@ -160,13 +161,14 @@ class CommandAgent(BlackBox):
 
     def launch(self, endpoint: Endpoint, job: Job) -> Launch:
         """The command line, filled in."""
+        instruction = f"{job.home}/{_INSTRUCTION}"
         programs = NPM_BIN if self._kind == "npm" else f"{AGENT}/bin"
         values = {
             "base_url": endpoint.base_url,
             "key": endpoint.key,
             "model": endpoint.model,
             "instruction": job.instruction,
-            "instruction_file": _INSTRUCTION,
+            "instruction_file": instruction,
             "workdir": job.workdir,
             "home": job.home,
             "bin": programs,
@@ -181,7 +183,7 @@ class CommandAgent(BlackBox):
             ("bash", "-c", path + line),
             {key: fill(value) for key, value in self.env.items()},
             {
-                _INSTRUCTION: job.instruction + "\n",
+                instruction: job.instruction + "\n",
                 **{fill(place): fill(text) for place, text in self.files.items()},
             },
         )

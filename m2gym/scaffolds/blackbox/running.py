@@ -60,28 +60,38 @@ async def run_agent(agent: BlackBox, episode: Episode) -> None:
     box, heard = episode.workspace, _Heard()
     if not isinstance(session, RecordedSession | None):
         raise InputError("a black-box agent needs a RecordedSession, so that its calls are kept")
-    sock = await box.listen(0)
-    port = sock.getsockname()[1]
     gateway = Gateway(watch=heard.take)
     began = time.monotonic()
     try:
-        if session is None:
-            sock.close()
-        else:
-            await gateway.serve_socket(sock, session)
-        endpoint = Endpoint(f"http://127.0.0.1:{port}", KEY, told_name(agent, episode))
+        url, key = "http://127.0.0.1", KEY
+        if session is not None:
+            url, key = await _open(gateway, box, session)
         job = await job_of(episode)
-        launch = agent.launch(endpoint, job)
+        launch = agent.launch(Endpoint(url, key, told_name(agent, episode)), job)
         run = await _program(box, launch, job.home, session)
     finally:
         await gateway.stop()
-    _keep(agent, episode, launch, run, time.monotonic() - began)
+    _keep(agent, episode, launch, run, time.monotonic() - began, key)
     if session is not None:
         _believe(agent, session, heard, run)
 
 
 KEY = "sk-m2gym"
-"""A box's socket is one session's, whatever key comes: this is for programs that insist on one."""
+"""A box's socket is one session's, whatever key comes: this is for programs that insist on one.
+
+Without a sandbox the host's other users reach the port too, so there the key is a secret."""
+
+
+async def _open(gateway: Gateway, box: Workspace, session: RecordedSession) -> tuple[str, str]:
+    """The gateway's address for a program in the box, and its key."""
+    if "sandbox" in box.capabilities:
+        sock = await box.listen(0)
+        port = sock.getsockname()[1]
+        await gateway.serve_socket(sock, session)
+        return f"http://127.0.0.1:{port}", KEY
+    await gateway.start()
+    access = gateway.add(session)
+    return access.url, access.secret
 
 
 def told_name(agent: BlackBox, episode: Episode) -> str:
@@ -205,16 +215,20 @@ async def _ended(
             await waiting
 
 
-def _keep(agent: BlackBox, episode: Episode, launch: Launch, run: Run, seconds: float) -> None:
+def _keep(
+    agent: BlackBox, episode: Episode, launch: Launch, run: Run, seconds: float, key: str
+) -> None:
     """Put the launch into the episode's steps."""
     note = getattr(episode, "note", None)
     if note is None:
         return
     said = run.stdout + (f"\n[stderr]\n{run.stderr}" if run.stderr.strip() else "")
+    said = said.replace(key, "[key]")
+    command = [part.replace(key, "[key]") for part in launch.command]
     info = {"exit_code": run.code, "version": agent.version, "dialect": agent.dialect}
     if run.killed:
         info["killed"] = run.killed
-    action = {"name": "launch", "arguments": {"command": list(launch.command)}}
+    action = {"name": "launch", "arguments": {"command": command}}
     note(action, said, info, seconds)
 
 

@@ -75,8 +75,8 @@ def test_it_has_only_the_environment_it_needs_and_a_fresh_home(run):
     allowed = {"HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "M2GYM_DEADLINE", "MINE", "OLDPWD"}
     assert variables <= allowed | {"PATH", "PWD", "SHLVL", "TERM", "USER", "_"}
     home, tmp = episode.completions[3].messages[-1]["content"].split("\n\n")
-    assert home.split()[1:] == [".", "..", "client.py"]
-    assert tmp.split()[1:] == [".", "..", "m2gym-instruction.md"]
+    assert home.split()[1:] == [".", "..", ".m2gym-instruction.md", "client.py"]
+    assert tmp.split()[1:] == [".", ".."]
 
 
 def test_it_reaches_nothing_but_the_gateway(run):
@@ -96,6 +96,16 @@ except OSError:
 names = [name for _, name in socket.if_nameindex()]
 open("net", "w").write(json.dumps({"interfaces": names, "outside": outside}))
 """
+
+
+def test_without_a_sandbox_its_key_is_a_secret(run):
+    command = f"{interpreter()} ~/client.py {{instruction_file}} {{key}} {{base_url}}"
+    script = CLIENT.replace("print(", "print(sys.argv[2:], ")
+    agent = m2gym.CommandAgent(command, files={"~/client.py": script})
+    episode = run(agent, [SED, "done"], workspace="process")
+    assert (episode.verdict.reward, len(episode.completions)) == (1.0, 2)
+    assert "['[key]', 'http://127.0.0.1:" in episode.steps[0].observation
+    assert "sk-m2gym" not in episode.model_dump_json()
 
 
 def test_a_budget_ends_it(run):
