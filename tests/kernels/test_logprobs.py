@@ -161,3 +161,44 @@ def test_backward_once_and_refusals(device: str) -> None:
         policy_loss(
             hidden, weight, targets, ones, ones, ones, Ppo(), weight_grad_dtype=torch.float16
         )
+
+
+def test_a_target_outside_the_vocabulary_has_no_logprob(device: str) -> None:
+    hidden, weight, targets = draw(5, 16, 33, torch.float32, device)
+    targets[1], targets[3] = 33, -1
+    logp, _ = token_logprobs(hidden, weight, targets)
+    assert logp.isnan().tolist() == [False, True, False, True, False]
+
+
+def test_no_row(device: str) -> None:
+    hidden, weight, targets = draw(0, 16, 33, torch.float32, device)
+    none = torch.zeros(0, device=device)
+    h, w = leaf(hidden), leaf(weight)
+    out = policy_loss(h, w, targets, none, none, none, Cispo())
+    out.loss.backward()
+    assert out.loss == 0
+    assert w.grad is not None
+    assert not w.grad.any()
+
+
+@pytest.mark.parametrize("tokens", [1, 17])
+def test_a_head_of_no_even_size(tokens: int, device: str) -> None:
+    """Rows and vocabulary no multiples of any tile, one row less than a chunk or one more."""
+    hidden, weight, targets = draw(tokens, 24, 97, torch.float32, device)
+    ones = torch.ones(tokens, device=device)
+    h, w = leaf(hidden), leaf(weight)
+    policy_loss(h, w, targets, ones, -4 * ones, ones, Ppo(0.2, 9.0), chunk=16).loss.backward()
+    th, tw = leaf(hidden, torch.double), leaf(weight, torch.double)
+    logp, _ = reference.token_logprobs(th, tw, targets)
+    ratio = (logp + 4).exp()
+    (-torch.minimum(ratio, ratio.clamp(0.8, 10.0))).sum().backward()
+    for mine, right in ((h.grad, th.grad), (w.grad, tw.grad)):
+        assert mine is not None
+        assert right is not None
+        assert relative(mine, right) < 2e-5
+
+
+def test_a_width_no_descriptor_takes_is_refused(device: str) -> None:
+    hidden, weight, targets = draw(3, 18, 33, torch.bfloat16, device)
+    with pytest.raises(KernelRefusal, match="16 bytes"):
+        token_logprobs(hidden, weight, targets)

@@ -185,3 +185,32 @@ def test_the_choice_by_cost() -> None:
     assert chosen([0, 8192, *range(10240, 24577, 2048)], [-1] + [0] * 8) == (9, False)
     assert chosen(list(range(0, 16385, 4096)), [-1] * 4) == (4, False)
     assert chosen([0, 300, 700, 1000, 1200], [-1, 0, 1, 0]) == (0, True)
+
+
+def test_deterministic_takes_the_kernel_for_everything(device: str) -> None:
+    starts, parents = random_tree(8, 3)
+    leaves = [torch.randn(starts[-1], 2, 16, device=device) for _ in range(3)]
+    if device == "cuda":
+        leaves = [x.bfloat16() for x in leaves]
+    want = tree_attention(*leaves, starts, parents, large=10**9)
+    assert torch.equal(tree_attention(*leaves, starts, parents, large=1, deterministic=True), want)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(tree_attention(*leaves, starts, parents, large=1), want)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_nan_stays_in_its_branch(device: str) -> None:
+    """A query that is no number spoils its own row only."""
+    starts, parents = TREES["two levels"]
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    q, k, v = (torch.randn(15, 2, 16, device=device).to(dtype) for _ in range(3))
+    q[5] = float("nan")
+    bad = tree_attention(q, k, v, starts, parents, large=10**9).isnan().flatten(1).any(1)
+    assert bad.nonzero().flatten().tolist() == [5]
+
+
+def test_no_row(device: str) -> None:
+    none = torch.zeros(0, 2, 16, device=device).bfloat16()
+    assert tree_attention(none, none, none, [0], []).shape == (0, 2, 16)
