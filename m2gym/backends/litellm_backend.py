@@ -19,7 +19,7 @@ from m2gym.backends.retry import Retry, retried
 from m2gym.backends.wire import Assembler, messages_for, sampling_for, tools_for
 from m2gym.core.errors import ContextError, InputError, ModelError
 from m2gym.core.protocols import Delta, Model, ModelRequest, Session
-from m2gym.core.trajectory import Completion, Usage
+from m2gym.core.trajectory import Usage
 
 TIMEOUT = 600.0
 """Seconds a call may take; the project's choice."""
@@ -139,14 +139,7 @@ class LiteLLMModel:
         )
         whole.opaque = _signed(built)
         self.pace.used(usage.prompt_tokens + usage.completion_tokens)
-        yield Delta(
-            completion=Completion(
-                message=whole.message,
-                finish_reason=whole.finish_reason,
-                model=self.name,
-                usage=usage,
-            )
-        )
+        yield Delta(completion=whole.completion(model=self.name, usage=usage))
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         messages = messages_for(request.messages, thinking=self.send_thinking)

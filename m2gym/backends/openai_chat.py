@@ -107,14 +107,12 @@ class OpenAIChatModel:
             else:
                 parent, drift = None, len(before) - shared
         used = whole.usage or {}
-        return Completion(
+        return whole.completion(
             prompt_ids=tuple(prompt),
             response_ids=tuple(ids),
             logprobs=tuple(logprobs) if len(logprobs) == len(ids) else (),
             parent=parent,
             drift=drift,
-            message=whole.message,
-            finish_reason=whole.finish_reason,
             model=whole.model or self.name,
             usage=Usage(
                 prompt_tokens=used.get("prompt_tokens") or len(whole.prompt_ids),

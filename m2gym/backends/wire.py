@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from m2gym.core.errors import ModelError
 from m2gym.core.protocols import Delta, ModelRequest, Sampling, ToolCallDelta
+from m2gym.core.trajectory import Completion
 from m2gym.models.messages import Message, assistant
 
 T = TypeVar("T")
@@ -196,6 +199,21 @@ class Assembler:
                 if not name
             ]
         return said
+
+    def completion(self, **fields: Any) -> Completion:
+        """The answer on record, with ids, usage and whatever else its caller knows.
+
+        Raises:
+            ModelError: a field is not what the protocol says.
+        """
+        try:
+            return Completion(message=self.message, finish_reason=self.finish_reason, **fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ModelError(
+                f"the server sent what is not its protocol: {first['loc']}: {first['msg']}",
+                cause="broken",
+            ) from error
 
     @property
     def finish_reason(self) -> str:
