@@ -4,7 +4,6 @@ a reward for well-formed calls, need to know of it."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,13 @@ from m2gym.core.tools import ToolSchema
 from m2gym.models.messages import Message, assistant
 from m2gym.models.schema_cast import cast, strict_json
 
-FENCE = re.compile(r"```[ \t]*(?:json|tool_call|tool|tool_code)?[ \t]*\n(.*?)\n?[ \t]*```", re.S)
-INVOKE = re.compile(r'<invoke name="([^"]*)">(.*?)</invoke>', re.S)
-PARAMETER = re.compile(
-    r'<parameter name="([^"]*)">(.*?)</parameter>(?=\s*(?:<parameter name="|$))', re.S
-)
-"""A value ends at a closing tag that another parameter or the end follows, so that it may hold
-such tags itself."""
+INVOKE, INVOKED = '<invoke name="', "</invoke>"
+PARAMETER, GIVEN = '<parameter name="', "</parameter>"
+FENCE = "```"
+LANGUAGES = ("", "json", "tool_call", "tool", "tool_code")
+"""What may stand behind an opening fence."""
+
+# All searches go forward by `str.find`: hostile text costs no more than its length.
 
 
 @dataclass
@@ -47,15 +46,17 @@ def blocks(text: str, begin: str, end: str) -> tuple[str, list[tuple[str, bool]]
     """Text outside ``begin … end`` blocks, and the blocks with whether they were closed."""
     outside: list[str] = []
     inside: list[tuple[str, bool]] = []
-    while True:
-        before, found, rest = text.partition(begin)
-        outside.append(before)
-        if not found:
-            break
-        block, closed, text = rest.partition(end)
-        inside.append((block, bool(closed)))
-        if not closed:
-            break
+    at = 0
+    while (start := text.find(begin, at)) >= 0:
+        outside.append(text[at:start])
+        start += len(begin)
+        stop = text.find(end, start)
+        if stop < 0:
+            inside.append((text[start:], False))
+            return "".join(outside), inside
+        inside.append((text[start:stop], True))
+        at = stop + len(end)
+    outside.append(text[at:])
     return "".join(outside), inside
 
 
@@ -66,21 +67,22 @@ def xml_calls(text: str, begin: str, end: str, tools: Sequence[ToolSchema] | Non
     found = Found(outside.rstrip("\n"))
     schemas = {tool.name: tool.parameters for tool in tools or ()}
     for block, closed in inside:
-        left = INVOKE.sub("", block)
-        for name, body in INVOKE.findall(block):
-            rest = PARAMETER.sub("", body)
-            if not name or rest.strip():
+        around, invokes = blocks(block, INVOKE, INVOKED)
+        whole = [head for head, ended in invokes if ended]
+        for head in whole:
+            name, quoted, body = head.partition('">')
+            pairs = _parameters(body) if quoted and name else None
+            if pairs is None:
                 found.broken(
-                    f'<invoke name="{name}">{body}</invoke>',
-                    "an invoke has a name and holds parameters only",
+                    f"{INVOKE}{head}{INVOKED}", "an invoke has a name and holds parameters only"
                 )
-                continue
-            schema = schemas.get(name)
-            found.calls.append((name, _arguments(PARAMETER.findall(body), schema)))
-        if left.strip() or not closed:
-            problem = "the call is cut off" if not closed else "text between the calls of a block"
-            if closed or left.strip() or not INVOKE.search(block):
-                found.broken(begin + block + (end if closed else ""), problem)
+            else:
+                found.calls.append((name, _arguments(pairs, schemas.get(name))))
+        cut = not closed and (len(whole) < len(invokes) or around.strip() or not whole)
+        if cut:
+            found.broken(begin + block, "the call is cut off")
+        elif closed and (around.strip() or len(whole) < len(invokes)):
+            found.broken(begin + block + end, "text between the calls of a block")
     if found.malformed:
         found.text = "\n".join(part for part in (found.text, *_texts(found)) if part)
     return found
@@ -88,6 +90,40 @@ def xml_calls(text: str, begin: str, end: str, tools: Sequence[ToolSchema] | Non
 
 def _texts(found: Found) -> Iterable[str]:
     return (item["text"] for item in found.malformed)
+
+
+def _parameters(body: str) -> list[tuple[str, str]] | None:
+    """Names and texts of ``<parameter name="k">v</parameter>`` one after the other, or ``None``.
+
+    A value ends at a closing tag that another parameter or the end follows, so that it may hold
+    such tags itself.
+    """
+    pairs = []
+    at = _skip(body, 0)
+    while at < len(body):
+        if not body.startswith(PARAMETER, at):
+            return None
+        start = body.find('">', at)
+        if start < 0:
+            return None
+        name, start = body[at + len(PARAMETER) : start], start + 2
+        stop = body.find(GIVEN, start)
+        while stop >= 0:
+            at = _skip(body, stop + len(GIVEN))
+            if at == len(body) or body.startswith(PARAMETER, at):
+                break
+            stop = body.find(GIVEN, stop + 1)
+        if stop < 0:
+            return None
+        pairs.append((name, body[start:stop]))
+    return pairs
+
+
+def _skip(text: str, at: int) -> int:
+    """Where white space from ``at`` on ends."""
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
 
 
 def _arguments(pairs: Iterable[tuple[str, str]], schema: Mapping[str, Any] | None) -> str:
@@ -129,13 +165,19 @@ def loose_calls(text: str, tools: Sequence[ToolSchema] | None) -> Found | None:
         if calls:
             return Found("", calls)
     found = Found()
-
-    def take(match: re.Match[str]) -> str:
-        calls = _loose(match.group(1), known)
-        found.calls.extend(calls)
-        return "" if calls else match.group(0)
-
-    found.text = FENCE.sub(take, text).strip("\n")
+    kept: list[str] = []
+    parts = text.split(FENCE)
+    for n, part in enumerate(parts):
+        if n % 2 == 0:
+            kept.append(part)
+            continue
+        language, line, body = part.partition("\n")
+        closed = n + 1 < len(parts)
+        calls = _loose(body, known) if closed and line and language.strip() in LANGUAGES else []
+        found.calls += calls
+        if not calls:
+            kept.append(FENCE + part + (FENCE if closed else ""))
+    found.text = "".join(kept).strip("\n")
     return found if found.calls else None
 
 

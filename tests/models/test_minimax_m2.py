@@ -217,6 +217,23 @@ def test_json_that_is_no_call_stays_text(text):
     assert got["content"] == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</think><minimax:tool_call>" + '<invoke name="bash"><parameter name="command">' * 20_000,
+        "</think>" + '<minimax:tool_call><invoke name="f">' * 20_000,
+        '</think><minimax:tool_call><invoke name="f">' + "</parameter>" * 50_000 + "</invoke>",
+        "</think>```\n" + " " * 500_000,
+        "</think>" + "```\n{" * 50_000,
+        "</think>" + "<minimax:tool_call></minimax:tool_call>" * 20_000,
+        "<think>" * 50_000,
+        "</think>{" + '"a":[' * 50_000,
+    ],
+)
+def test_hostile_text_is_read_in_one_pass(text):
+    assert parse(text)["role"] == "assistant"
+
+
 names = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=20)
 values = st.recursive(
