@@ -11,6 +11,7 @@ import m2gym
 from m2gym.cli.app import app
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import ModelRequest
+from tests.conftest import REPOSITORY
 
 pytest.importorskip("torch", reason="torch is in extra 'train'")
 
@@ -127,6 +128,11 @@ def test_a_dry_run_prints_the_whole_configuration(tmp_path):
     (tmp_path / "whole.yaml").write_text(whole)
     assert "kl: 0.5" in whole
     assert run(tmp_path / "whole.yaml", "--dry-run").stdout == whole
+
+
+def test_the_example_is_a_configuration():
+    text = run(REPOSITORY / "examples" / "icrl.yaml", "--dry-run").stdout
+    assert "- 3" in text
 
 
 @pytest.mark.parametrize(

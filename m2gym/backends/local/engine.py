@@ -98,7 +98,8 @@ class LocalEngine:
         self._paused = False
         self._driver: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "m2gym-engine")
-        self._stepping: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stepping = asyncio.Lock()
 
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, session_id: str
@@ -121,7 +122,7 @@ class LocalEngine:
         seed = sampling.seed
         own = int(self._seeds.integers(2**63)) if seed is None else abs(seed)
         random = np.random.default_rng([own, len(prompt)])
-        loop = asyncio.get_running_loop()
+        loop = self._enter()
         sequence = _Sequence(
             prompt, sampling, session_id, min(limits), random, loop.create_future()
         )
@@ -138,19 +139,22 @@ class LocalEngine:
         for sequence in [*self._waiting, *self._running]:
             if sequence.session == session_id:
                 sequence.stop = "abort"
-        async with self._lock():
+        self._enter()
+        async with self._stepping:
             self._end_stopped()
             self.store.forget(session_id)
 
     async def pause(self) -> None:
         """Stop between two passes; sequences keep their place. Returns when none is under way."""
+        self._enter()
         self._paused = True
-        async with self._lock():
+        async with self._stepping:
             pass
 
     async def update_weights(self, version: int) -> None:
         """The model's weights were changed (paused): tokens from now on carry ``version``."""
-        async with self._lock():
+        self._enter()
+        async with self._stepping:
             self.version = version
             self.model.refresh()
             for sequence in reversed(self._running):
@@ -161,6 +165,7 @@ class LocalEngine:
 
     async def resume(self) -> None:
         """Go on."""
+        self._enter()
         self._paused = False
         self._wake()
 
@@ -185,10 +190,18 @@ class LocalEngine:
             raise InputError("stop strings need the engine's decode=…, which turns ids to text")
         return prompt
 
-    def _lock(self) -> asyncio.Lock:
-        if self._stepping is None:
-            self._stepping = asyncio.Lock()
-        return self._stepping
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        """The running loop; what another loop left behind when it ended has nobody waiting."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise InputError("this engine serves another event loop; close that one first")
+            self._loop, self._stepping, self._driver = loop, asyncio.Lock(), None
+            if self._running or self._waiting:
+                self._running.clear()
+                self._waiting.clear()
+                self.store.clear()
+        return loop
 
     def _wake(self) -> None:
         if not self._paused and (self._driver is None or self._driver.done()):
@@ -198,7 +211,7 @@ class LocalEngine:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)  # whoever asks in the same breath is admitted together
         while (self._waiting or self._running) and not self._paused:
-            async with self._lock():
+            async with self._stepping:
                 self._end_stopped()
                 try:
                     await loop.run_in_executor(self._thread, self._pass)

@@ -227,6 +227,8 @@ class Store:
         node, depth = self._descend(ids)
         donor, length = None, depth
         for row in self._rows():
+            if row.base > depth:
+                continue  # what it has before its own tokens is in nodes, not in its row
             if (shared := common_prefix(row.whole(), ids)) > length:
                 donor, length = row, shared
         target = max(length, min(want, len(ids)))

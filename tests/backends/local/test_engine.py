@@ -124,6 +124,52 @@ async def test_admission_is_continuous_and_rows_are_few():
     await late
 
 
+async def test_any_mixture_of_prefixes_forks_and_turns_is_exact():
+    """Fragments put together at random, so that nodes are split, adopted from rows and given up."""
+    rng = np.random.default_rng(5)
+    model = tiny()
+    engine = engine_of(model, rows=6, kv_tokens=700, pass_tokens=40)
+    fragments = [prompt(int(n), seed) for seed, n in enumerate(rng.integers(2, 45, 6))]
+    known = [[]]
+    for _ in range(9):
+        asked = []
+        for _ in range(int(rng.integers(1, 8))):
+            base = known[int(rng.integers(len(known)))]
+            cut = len(base) if rng.random() < 0.5 else int(rng.integers(len(base) + 1))
+            new = [i for n in rng.integers(0, 6, rng.integers(1, 3)) for i in fragments[n]]
+            asked.append([*base[:cut], *new][:400])
+        outputs = await asyncio.gather(
+            *(
+                engine.generate(
+                    ids, Sampling(max_tokens=int(rng.integers(1, 12))), session_id=str(n % 5)
+                )
+                for n, ids in enumerate(asked)
+            )
+        )
+        for ids, out in zip(asked, outputs, strict=True):
+            close(out.logprobs, own_logprobs(model, [*ids, *out.ids], len(ids)))
+            known.append([*ids, *out.ids])
+    assert engine.store.reused > engine.store.computed / 4
+
+
+def test_one_engine_serves_one_loop_after_another():
+    engine = engine_of(tiny())
+
+    async def ask():
+        return await engine.generate(prompt(9), Sampling(max_tokens=4, seed=1), session_id="a")
+
+    async def left():
+        task = asyncio.create_task(
+            engine.generate(prompt(9), Sampling(max_tokens=500), session_id="b")
+        )
+        await until(lambda: engine._running)
+        task.cancel()
+
+    first = asyncio.run(ask())
+    asyncio.run(left())
+    assert asyncio.run(ask()).ids == first.ids
+
+
 async def test_a_seed_repeats_alone_and_in_company():
     engine = engine_of(tiny())
     ask = Sampling(max_tokens=15, seed=7)
