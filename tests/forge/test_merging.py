@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2gym.forge.shapes import recorded
 from m2gym.forge.targets import score, targets_of
 from m2gym.forge.tree import Sample, build_tree
 from tests.forge.models import gradients, merged_logits, plain_logits, tiny_model
@@ -80,6 +83,24 @@ def test_same_tokens_with_different_old_logprobs_and_signs(kind):
     other = Sample.of([1, 2, 3], [4, 5], [-6.0, -0.2])
     model = model_of(kind)
     samples, advantages = [base, other, base], np.array([1.5, -0.7, -2.0])
+    assert_same(
+        unmerged(model, samples, advantages), merged(model, samples, advantages, "rectangles")
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "minimax_m2"])
+@pytest.mark.parametrize("agent", recorded())
+def test_trees_recorded_from_agents(kind, agent):
+    """The shapes that real agents left, every fourth completion, shortened so that float64 is quick."""
+    found = recorded()[agent]
+    lengths = tuple(1 + n // 400 for n in found.lengths_N)
+    shorter = tuple(
+        (nodes, min(1 + generated // 400, sum(lengths[n] for n in nodes) - 1))
+        for nodes, generated in found.samples[::4]
+    )
+    samples = replace(found, lengths_N=lengths, samples=shorter).tokens(61)
+    advantages = np.random.default_rng(3).standard_normal(len(samples))
+    model = model_of(kind)
     assert_same(
         unmerged(model, samples, advantages), merged(model, samples, advantages, "rectangles")
     )
