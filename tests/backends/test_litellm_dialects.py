@@ -7,8 +7,11 @@ import pytest
 from m2gym.backends.retry import Retry
 from m2gym.core.protocols import ModelRequest
 from m2gym.core.tools import ToolSchema
+from m2gym.models.formats import byte_format
 from m2gym.models.scripted import Call, ScriptedModel, Turn
+from m2gym.models.scripted_engine import ScriptedEngine
 from m2gym.models.session import RecordedSession
+from m2gym.models.token_model import TokenModel
 
 pytest.importorskip("litellm")
 pytest.importorskip("aiohttp")
@@ -32,14 +35,48 @@ TURNS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("openai/gpt-4o-mini", "/v1"),
-        ("anthropic/claude-sonnet-4-5", ""),
-        ("gemini/gemini-2.5-flash", "/v1beta"),
-    ],
+DIALECTS = [
+    ("openai/gpt-4o-mini", "/v1"),
+    ("anthropic/claude-sonnet-4-5", ""),
+    ("gemini/gemini-2.5-flash", "/v1beta"),
+]
+CALL = (
+    'I look first.\n</think>\n\nLooking.\n<minimax:tool_call>\n<invoke name="bash">\n'
+    '<parameter name="command">ls  -la</parameter>\n</invoke>\n</minimax:tool_call>'
 )
+
+
+async def test_every_dialect_leaves_the_same_tokens():
+    """A model of ours behind the gateway, called by three other protocols: one record, exact."""
+    records = []
+    for name, path in DIALECTS:
+        form = byte_format()
+        engine = ScriptedEngine(form, [CALL, "All.\n</think>\n\nOne file: a.py"])
+        inner = RecordedSession(TokenModel(engine, form))
+        gateway = Gateway()
+        await gateway.start()
+        try:
+            access = gateway.add(inner)
+            model = LiteLLMModel(
+                name, api_base=f"{gateway.base_url}{path}", api_key=access.secret,
+                retry=Retry(tries={}),
+            )  # fmt: skip
+            outer = RecordedSession(model)
+            first = await outer.complete(ModelRequest([SYSTEM, ASK], (BASH,)))
+            id = first.message["tool_calls"][0]["id"]
+            result = {"role": "tool", "tool_call_id": id, "content": "a.py"}
+            await outer.complete(ModelRequest([SYSTEM, ASK, first.message, result], (BASH,)))
+        finally:
+            await gateway.stop()
+        assert [c.parent for c in inner.completions] == [None, 0]
+        assert inner.counts.drifted == 0
+        records.append(
+            [(c.prompt_ids, c.response_ids, c.logprobs, c.messages) for c in inner.completions]
+        )
+    assert records[0] == records[1] == records[2]
+
+
+@pytest.mark.parametrize(("name", "path"), DIALECTS)
 async def test_a_turn_with_thinking_and_a_tool_and_the_next(name, path):
     gateway = Gateway()
     await gateway.start()
