@@ -35,7 +35,9 @@ ROUNDS = 3
 SECONDS = 3.0
 OPEN_SESSIONS = 1000
 
-START_SECONDS = 120.0
+AIOHTTP, STARLETTE = "aiohttp pass-through", "starlette + httpx pass-through"
+
+START_SECONDS = 300.0
 """How long a proxy may take to start."""
 
 
@@ -144,6 +146,8 @@ def _drive(load: Load) -> Measured:
     command = [sys.executable, "-m", "m2gym.gateway.bench.load", json.dumps(asdict(load))]
     with _process(command, 1) as process:
         out = process.stdout.read()
+    if not out:
+        raise InfraError(f"the load generator failed with exit status {process.wait()}")
     measured = Measured(**json.loads(out))
     if measured.failed:
         raise InfraError(f"under load an answer was no 200: {measured.failed[0][:300]}")
@@ -208,22 +212,29 @@ def run(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[dict[str, Any]]:
     """One row a proxy. Latencies are added ones: what the upstream itself took is taken off."""
     with _module("upstream", str(CHUNKS), core=1) as (upstream, upstream_pid):
         direct = Proxy("upstream itself", upstream, upstream_pid)
-        makers: list[Callable[[], Any]] = [lambda: contextlib.nullcontext(direct)]
-        makers.append(lambda: _ours(upstream))
-        makers.append(lambda: _peer("aiohttp pass-through", "peer_aiohttp", upstream))
+        makers: dict[str, Callable[[], Any]] = {
+            direct.name: lambda: contextlib.nullcontext(direct),
+            "m2gym": lambda: _ours(upstream),
+            AIOHTTP: lambda: _peer(AIOHTTP, "peer_aiohttp", upstream),
+        }
         if all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "httpx")):
-            makers.append(
-                lambda: _peer("starlette + httpx pass-through", "peer_starlette", upstream)
-            )
+            makers[STARLETTE] = lambda: _peer(STARLETTE, "peer_starlette", upstream)
         litellm = os.environ.get("M2GYM_BENCH_LITELLM") or shutil.which("litellm")
         if litellm:
-            makers.append(lambda: _litellm(litellm, upstream))
+            makers["LiteLLM proxy"] = lambda: _litellm(litellm, upstream)
         seen: dict[str, list[dict[str, float]]] = {}
+        lost: dict[str, str] = {}
         for _ in range(rounds):
-            for make in makers:
-                with make() as proxy:
-                    seen.setdefault(proxy.name, []).append(_figures(proxy, seconds))
+            for name, make in makers.items():
+                try:
+                    with make() as proxy:
+                        seen.setdefault(name, []).append(_figures(proxy, seconds))
+                except InfraError as error:
+                    if name in (direct.name, "m2gym"):
+                        raise
+                    lost[name] = str(error)
         rows = _rows(seen)
+        rows += [{"proxy": f"{name}: a round failed: {why}"} for name, why in lost.items()]
         with _ours(upstream) as proxy:
             rows.append(_open_sessions(proxy))
     return rows
