@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from m2gym.core.protocols import ModelRequest
+from m2gym.core.protocols import Delta, ModelRequest
+from m2gym.core.trajectory import Completion
 from m2gym.gateway import chat, gemini, messages, responses
 from m2gym.gateway.call import Call
 from tests.gateway.sessions import Say
@@ -34,14 +36,23 @@ class Client:
 
     def ask(self, say: Say, *, stream: bool) -> ModelRequest:
         """One turn: the request as the model gets it; the answer goes into the history."""
-        call: Call = self.dialect.parse(json.loads(json.dumps(self.body())), "m", stream)
-        if stream:
-            encoder = self.dialect.encoder(call, "id1", 0)
-            raw = encoder.begin() + b"".join(map(encoder.delta, say.deltas()))
-            self.take_stream(list(events(raw + encoder.end(say.completion()))))
-        else:
-            self.take(json.loads(json.dumps(self.dialect.answer(call, say.completion(), "id1", 0))))
+        call = self.request(stream=stream)
+        self.answer(call, say.deltas(), say.completion())
         return call.request
+
+    def request(self, *, stream: bool) -> Call:
+        """The next request as the gateway reads it."""
+        call: Call = self.dialect.parse(json.loads(json.dumps(self.body())), "m", stream)
+        return replace(call, stream=stream)
+
+    def answer(self, call: Call, deltas: list[Delta], completion: Completion) -> None:
+        """Take the answer as the gateway writes it."""
+        if call.stream:
+            encoder = self.dialect.encoder(call, "id1", 0)
+            raw = encoder.begin() + b"".join(map(encoder.delta, deltas))
+            self.take_stream(list(events(raw + encoder.end(completion))))
+        else:
+            self.take(json.loads(json.dumps(self.dialect.answer(call, completion, "id1", 0))))
 
     def body(self) -> dict[str, Any]:
         raise AssertionError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2gym.models.scripted import ScriptedModel, Turn
+from m2gym.models.session import RecordedSession
 from tests.gateway.clients import CLIENTS, NAMES
 from tests.gateway.sessions import Say
 
@@ -63,6 +66,45 @@ def test_same_messages_in_every_dialect(said, system, data):
         assert other == seen[0]
     last = seen[0][-1][0]
     assert [m for m in last if m["role"] == "assistant"] == plain(say.message() for say in said)
+
+
+async def record(make, system: str, said: list[Say], choices: list[bool]) -> RecordedSession:
+    """The conversation in one dialect, over a real session."""
+    turns = [
+        Turn(
+            text=say.text,
+            thinking=say.thinking,
+            calls=tuple({"id": i, "name": n, "arguments": a} for i, n, a in say.calls),
+        )
+        for say in said
+    ]
+    session = RecordedSession(ScriptedModel(turns), id="s")
+    client = make(system)
+    client.say("begin")
+    for say, stream in zip(said, choices, strict=True):
+        call = client.request(stream=stream)
+        deltas = [delta async for delta in session.stream(call.request)]
+        client.answer(call, deltas, deltas[-1].completion)
+        if say.calls:
+            client.results([(id, name, f"{name} gave 1") for id, name, _ in say.calls])
+        else:
+            client.say("go on")
+    return session
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(turns(), min_size=1, max_size=4), TEXT, st.data())
+def test_same_completions_from_every_dialect(said, system, data):
+    choices = [data.draw(st.booleans()) for _ in said]
+    records = []
+    for make in CLIENTS:
+        session = asyncio.run(record(make, system, said, choices))
+        parents = [None, *range(len(said) - 1)]
+        assert [c.parent for c in session.completions] == parents, make
+        assert (session.counts.forks, session.counts.drifted, session.faults) == (0, 0, [])
+        records.append([c.model_dump() for c in session.completions])
+    for other in records[1:]:
+        assert other == records[0]
 
 
 @pytest.mark.parametrize("make", CLIENTS)
