@@ -5,16 +5,17 @@
       └───────────── generation is at most `lag` updates ahead ───┘
 
 The run's folder holds ``config.yaml``, ``pool.db`` (finished groups), ``metrics.jsonl``,
-``checkpoints/`` and, at the end, ``model/`` in Hugging Face's format. What was generated before a
-crash is in the pool and is not generated again; updates after the last checkpoint are done again on
-the same groups. So a resumed run gives the numbers of an uninterrupted one, bit for bit where
-episodes are `PromptRollouts`; episodes in boxes that were not finished may come out differently,
-since the order in which boxes answer is not ours.
+``checkpoints/`` and, at the end, ``model/`` in Hugging Face's format (``adapter/`` with LoRA).
+What was generated before a crash is in the pool and is not generated again; updates after the last
+checkpoint are done again on the same groups. So a resumed run gives the numbers of an uninterrupted
+one, bit for bit where episodes are `PromptRollouts`; episodes in boxes that were not finished may
+come out differently, since the order in which boxes answer is not ours.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import fcntl
 import math
 import os
@@ -321,8 +322,13 @@ def _usable(pool: DataPool) -> dict[str, bool]:
 
 
 def _export(model: HookedModel, place: Path) -> None:
+    """Whole weights; adapters are merged into them and stand beside them too."""
     half = place.with_name(f".half-{place.name}")
-    model.model.save_pretrained(half)
+    whole = model.model
+    if hasattr(whole, "merge_and_unload"):
+        whole.save_pretrained(place.with_name("adapter"))
+        whole = copy.deepcopy(whole).merge_and_unload()
+    whole.save_pretrained(half)
     if place.exists():
         place.rename(place.with_name(f"{place.name}-{time.time_ns()}"))
     half.rename(place)

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 
 from m2gym.backends.local.checkpoint import CheckpointCorruptError  # noqa: E402
-from m2gym.backends.local.hooked import HookedModel  # noqa: E402
+from m2gym.backends.local.hooked import HookedModel, load_causal  # noqa: E402
 from m2gym.backends.local.learner import Learner, graded, objective_of  # noqa: E402
 from m2gym.backends.local.metrics import anomalies  # noqa: E402
 from m2gym.backends.local.optimiser import MasterAdamW, rate  # noqa: E402
@@ -195,7 +195,11 @@ async def test_adapters_checkpointing_and_a_reference(tmp_path, own):
     assert result.rows[-1]["kl_reference"] > 1e-6
     assert result.rows[-1]["engine_difference_max"] < 1e-3
     if "lora" in own:
-        assert (result.model / "adapter_config.json").is_file()
+        assert (tmp_path / "adapter" / "adapter_config.json").is_file()
+        merged = HookedModel(load_causal(str(result.model)))
+        ids = torch.arange(3, 20)
+        both = [m.logits(m.hidden(ids, ids - 3, None)) for m in (merged, hooked)]
+        torch.testing.assert_close(*both, atol=1e-4, rtol=0)
         kept = {n.replace(".base_layer", ""): p for n, p in hooked.base.named_parameters()}
         assert all(torch.equal(kept[n], p) for n, p in first.items())
 
