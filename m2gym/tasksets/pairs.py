@@ -140,7 +140,7 @@ def ship(out: Path, statements: Mapping[str, str], folder: Path) -> list[Recipe]
     many of these are shipped, and why its other parts, or the whole pair, became none.
 
     Raises:
-        InputError: a statement belongs to no task.
+        InputError: a statement belongs to no task, or two tasks have the same failing tests.
     """
     rows = []
     shipped: dict[str, list[Recipe]] = {}
@@ -164,6 +164,13 @@ def ship(out: Path, statements: Mapping[str, str], folder: Path) -> list[Recipe]
     found = [recipe for listed in shipped.values() for recipe in listed]
     if lost := sorted(statements.keys() - {recipe.id for recipe in found}):
         raise InputError(f"{len(lost)} statements belong to no task in {out}, first {lost[0]!r}")
+    shown: dict[tuple[str, frozenset[str]], str] = {}
+    for recipe in found:
+        other = shown.setdefault((recipe.package, frozenset(recipe.fail_to_pass)), recipe.id)
+        if other != recipe.id:
+            raise InputError(
+                f"{recipe.id} and {other} are shown by the same tests; ship one of them"
+            )
     for package, listed in shipped.items():
         lines = [recipe.model_dump_json(exclude_defaults=True) for recipe in listed]
         _write(folder / "tasks" / f"{package}-version-diff.jsonl", "\n".join(lines) + "\n")
