@@ -2,8 +2,8 @@
 
 `agent_shapes.json` beside this module holds, for each agent, four runs that mend one small
 repository (`tests/forge/record_agents.py` made it): nodes with parent and length, and for every
-completion the nodes it runs through and how many of its last tokens were generated. No text: the
-prompts are their makers'.
+completion the nodes it runs through, its length (an earlier turn ends inside a node, which later
+ones go on) and how many of its last tokens were generated. No text: the prompts are their makers'.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from m2gym.forge.tree import Sample
 @dataclass(frozen=True)
 class Shape:
     """``parents_N``, ``lengths_N``: the tree's nodes, depth first. ``samples``: for each, its nodes
-    from the root, and the number of tokens generated at its end."""
+    from the root, its tokens, and how many of them, at the end, were generated."""
 
     agent: str
     parents_N: tuple[int, ...]
     lengths_N: tuple[int, ...]
-    samples: tuple[tuple[tuple[int, ...], int], ...]
+    samples: tuple[tuple[tuple[int, ...], int, int], ...]
 
     def tokens(self, vocabulary: int, seed: int = 0) -> list[Sample]:
         """Samples of this shape with random ids; the first token of siblings differs."""
@@ -39,8 +39,8 @@ class Shape:
                 spelled[node][0] = rng.integers(0, vocabulary)
             used.add(int(spelled[node][0]))
         found = []
-        for nodes, generated in self.samples:
-            ids = np.concatenate([spelled[node] for node in nodes])
+        for nodes, length, generated in self.samples:
+            ids = np.concatenate([spelled[node] for node in nodes])[:length]
             found.append(
                 Sample.of(
                     ids[:-generated], ids[-generated:], np.full(generated, -np.log(vocabulary))
@@ -55,7 +55,7 @@ def recorded() -> dict[str, Shape]:
     return {
         entry["agent"]: Shape(
             entry["agent"], tuple(entry["parents"]), tuple(entry["lengths"]),
-            tuple((tuple(nodes), generated) for nodes, generated in entry["samples"]),
+            tuple((tuple(nodes), *lengths) for nodes, *lengths in entry["samples"]),
         )
         for entry in json.loads(text)
     }  # fmt: skip

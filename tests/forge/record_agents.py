@@ -106,7 +106,8 @@ def samples(agent: str) -> list[Sample]:
 
 
 def shape(agent: str, found: list[Sample]) -> dict[str, Any]:
-    """Nodes (parent and length), and each sample as its nodes with the lengths generated."""
+    """Nodes (parent and length); each sample's nodes, its length, and how much was generated (an
+    earlier turn ends inside a node, which the later ones go on)."""
     tree = build_tree(found)
     starts = tree.layout.start_N.tolist()
     ends = tree.layout.end_N.tolist()
@@ -114,7 +115,7 @@ def shape(agent: str, found: list[Sample]) -> dict[str, Any]:
     rows = []
     for number, sample in enumerate(found):
         nodes = list(dict.fromkeys(node_of[tree.rows(number)].tolist()))
-        rows.append([nodes, int(sample.trained_T.sum())])
+        rows.append([nodes, len(sample.ids_T), int(sample.trained_T.sum())])
     return {"agent": agent, "parents": tree.layout.parent_N.tolist(),
             "lengths": np.subtract(ends, starts).tolist(), "samples": rows}  # fmt: skip
 

@@ -91,14 +91,15 @@ def test_same_tokens_with_different_old_logprobs_and_signs(kind):
 @pytest.mark.parametrize("kind", ["llama", "minimax_m2"])
 @pytest.mark.parametrize("agent", recorded())
 def test_trees_recorded_from_agents(kind, agent):
-    """The shapes that real agents left, every fourth completion, shortened so that float64 is quick."""
+    """The shapes that real agents left, every fourth completion, shortened to be quick."""
     found = recorded()[agent]
     lengths = tuple(1 + n // 400 for n in found.lengths_N)
-    shorter = tuple(
-        (nodes, min(1 + generated // 400, sum(lengths[n] for n in nodes) - 1))
-        for nodes, generated in found.samples[::4]
-    )
-    samples = replace(found, lengths_N=lengths, samples=shorter).tokens(61)
+    shorter = []
+    for nodes, length, generated in found.samples[::4]:
+        whole = sum(lengths[n] for n in nodes)
+        kept = max(2, whole * length // sum(found.lengths_N[n] for n in nodes))
+        shorter.append((nodes, kept, min(1 + generated // 20, kept - 1)))
+    samples = replace(found, lengths_N=lengths, samples=tuple(shorter)).tokens(61)
     advantages = np.random.default_rng(3).standard_normal(len(samples))
     model = model_of(kind)
     assert_same(

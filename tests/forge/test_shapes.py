@@ -15,9 +15,10 @@ def test_samples_make_the_recorded_tree(found):
     assert tree.tokens == sum(found.lengths_N)
     lengths = (tree.layout.end_N - tree.layout.start_N).tolist()
     assert sorted(lengths) == sorted(found.lengths_N)
-    assert sum(s.trained_T.sum() for s in tree.samples) == sum(n for _, n in found.samples)
+    assert sum(s.trained_T.sum() for s in tree.samples) == sum(n for *_, n in found.samples)
     # Four runs that begin with one prompt, each with several completions.
     assert len(found.samples) >= 4 * 2
+    assert tree.unmerged_tokens == sum(length for _, length, _ in found.samples)
     assert tree.unmerged_tokens > 3 * tree.tokens
 
 
