@@ -52,6 +52,8 @@ SUFFICIENCY = {
 MIN_LENGTH = 40
 MIN_RUN = 6
 """So many tokens in a row, shared with a changed line, are a piece of the fix."""
+MIN_LINE = 4
+"""A changed line of so many tokens is one too."""
 _MARKED = re.compile(r"```.*?```|``.+?``|`[^`\n]+`|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
 _REPORT = re.compile(r"`[\w.]+(?:Error|Exception|Warning): [^`\n]*`")
 _CODE_LIKE = re.compile(r"\w*_\w*|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w*|\w*[a-z]\d\w*")
@@ -209,19 +211,25 @@ def _code_words(statement: str) -> Iterator[tuple[int, str]]:
 def _lines(statement: str, fix: Fix, shown: str) -> Iterator[Finding]:
     said_there, said_by_tests = _joined(statement), _joined(shown)
     for line in dict.fromkeys((*fix.added, *fix.removed)):
-        tokens = _TOKEN.findall(_without_comment(line))
-        for start in range(max(1, len(tokens) - MIN_RUN + 1)):
-            run = tokens[start : start + MIN_RUN]
+        for run in _pieces(_TOKEN.findall(_without_comment(line))):
             piece = f" {' '.join(run)} "
-            if len(run) < min(MIN_RUN, 4) or not _OPERATOR.search(piece):
-                continue
             if piece in said_by_tests or piece not in said_there:
                 continue
             which = "adds" if line in fix.added else "removes"
-            number = _first_line(statement, run)
             reason = f"it is part of a line that the fix {which}"
-            yield _at("line", line.strip(), number, reason)
+            yield _at("line", line.strip(), _first_line(statement, run), reason)
             break
+
+
+def _pieces(tokens: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Runs of a line's tokens that are hardly prose: the whole line, where it is long enough or
+    opens a block, and `MIN_RUN` tokens with an operator among them."""
+    if len(tokens) >= MIN_LINE or (len(tokens) == MIN_LINE - 1 and tokens[-1] == ":"):
+        yield tokens
+    for start in range(len(tokens) - MIN_RUN + 1):
+        run = tokens[start : start + MIN_RUN]
+        if _OPERATOR.search("".join(run)):
+            yield run
 
 
 def _without_comment(line: str) -> str:

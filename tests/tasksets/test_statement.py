@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from m2gym.tasksets.cache import Cache
@@ -99,6 +101,13 @@ def test_leaks_are_found_at_their_place(addition: str, found: tuple[str, str]) -
     assert found in what(findings)
     line = {f.what: f.place for f in findings}[found[1]]
     assert line in ("line 3", "line 5")
+
+
+@pytest.mark.parametrize("line", ["if salt is None:", "if headers:", "'DIV': tokens.Operator,"])
+def test_a_whole_short_line_of_the_fix_is_a_leak(line: str) -> None:
+    fix = Fix((), (f"        {line}  # why",))
+    assert ("line", f"{line}  # why") in what(leaks(f"Write\n\n    {line}\n", fix, TESTS))
+    assert leaks("If salt is none, if headers and DIV: tokens.", fix, TESTS) == []
 
 
 def test_a_pattern_or_other_string_of_the_fix_is_a_leak() -> None:
@@ -252,8 +261,10 @@ def test_shipped_statements(task_id: str, real_cache: Cache) -> None:
     recipe = taskset.recipe(task_id)
     built = build(recipe, real_cache)
     fix = repository_fix(built)
-    lines = [line.strip() for line in fix.added if not line.strip().startswith("#")]
-    secret = max(lines, key=lambda line: ("(" in line, len(line)))
+    changed = [line.strip() for line in fix.added or fix.removed]
+    secret = max(changed, key=lambda line: (not line.startswith("#"), "(" in line, len(line)))
+    if len(re.findall(r"\w+|\S", secret)) < 3:
+        return
     given_away = f"{recipe.statement}\n\n    {secret}"
     assert check_statement(given_away, built, recipe.fail_to_pass) != []
 
