@@ -143,7 +143,8 @@ async def inject_async(
     )
     found = await finder.run(concurrency)
     progress(f"{release.name}: {len(found)} tasks", n, n)
-    recipes = {recipe.id: recipe for recipe in found}
+    recipes = {recipe.id: recipe for recipe in found[:n]}
+    verified = {name: row for name, row in finder.verified.items() if name in recipes}
     seconds = time.monotonic() - started
     return Injected(
         f"injected-{release.name}",
@@ -152,7 +153,7 @@ async def inject_async(
         finder.funnel,
         seconds,
         store,
-        finder.verified,
+        verified,
     )
 
 

@@ -108,6 +108,8 @@ def _functions(tests: Iterable[str]) -> int:
 class Finder:
     """Looks for ``wanted`` tasks of one release; `found` grows as they come.
 
+    What was begun is brought to its end: of several boxes at once a few tasks more may come.
+
     Args:
         mutations: mistakes a task has, each in another function and each shown by tests alone.
         split: the split of the tasks.
@@ -149,8 +151,6 @@ class Finder:
         self.tasks: Counter[str] = Counter()
         self.pending: list[tuple[Candidate, Answer]] = []
         self.last = 0
-        self.measuring = 0
-        self.measured = asyncio.Condition()
 
     async def run(self, concurrency: int = 2) -> list[Recipe]:
         """Find the tasks, in ``concurrency`` boxes at once.
@@ -199,21 +199,13 @@ class Finder:
     async def _work(self) -> None:
         async with Screen(self.release.prepared, self.make_box, self.base.command) as screen:
             await screen.ask({}, self.release.test_paths(), only=[], write=True)
-            while (candidate := await self._awaited()) is not None:
+            while self.missing() > 0 and (candidate := self._next()) is not None:
                 self.progress(
                     f"{self.release.name}: {candidate.mutation.operator}",
                     len(self.found),
                     self.wanted,
                 )
                 await self._consider(screen, candidate)
-
-    async def _awaited(self) -> Candidate | None:
-        """The next candidate, once it is sure that one more task is wanted."""
-        async with self.measured:
-            await self.measured.wait_for(
-                lambda: len(self.found) >= self.wanted or self.missing() > self.measuring
-            )
-        return self._next() if self.missing() else None
 
     def missing(self) -> int:
         """Tasks that are still wanted."""
@@ -309,20 +301,12 @@ class Finder:
         head = chosen[0]
         if any(self.used[c.function] >= A_FUNCTION for c in chosen):
             return self._leave(head, "the function has tasks enough")
-        if self.missing() <= self.measuring:
-            return self._leave(head, "enough tasks by then")
         reached = {test: depth for c in chosen for test, depth in c.reached.items()}
         lost = shown(answer, reached)
         self.taken.add(frozenset(lost))
         for candidate in chosen:
             self.used[candidate.function] += 1
-        self.measuring += 1
-        try:
-            reason, note = await self._measure(screen, chosen, answer, lost, reached)
-        finally:
-            async with self.measured:
-                self.measuring -= 1
-                self.measured.notify_all()
+        reason, note = await self._measure(screen, chosen, answer, lost, reached)
         if reason is None:
             self.funnel.kept += 1
             self.last = self.funnel.tried
