@@ -13,7 +13,7 @@ from pathlib import Path
 
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Model, Scaffold
-from m2gym.core.task import Split, Task, Taskset
+from m2gym.core.task import Mount, Split, Task, Taskset
 from m2gym.envs.catalog import env_entry
 from m2gym.models.budget import Budget
 from m2gym.rollout.blocking import run_blocking
@@ -154,7 +154,9 @@ async def evaluate_async(
         with EpisodeProgress(label, total, len(writer.done), shown=shown) as bar:
             if getattr(taskset, "progress", None) is silent:
                 taskset.progress = bar.files  # type: ignore[attr-defined]
-            mounts = await asyncio.to_thread(mounts_of, scaffold, None, bar.files)
+            mounts: tuple[Mount, ...] = ()
+            if len(writer.done) < total:
+                mounts = await asyncio.to_thread(mounts_of, scaffold, None, bar.files)
             todo = plan(replace(first, mounts=mounts), chosen, attempts, seed, writer.done)
             await _Pool(todo, writer, bar).work(min(workers, total))
     return Run(path)
