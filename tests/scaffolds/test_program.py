@@ -21,7 +21,7 @@ def says_hello(artifacts):
 @pytest.fixture
 def hello(bwrap, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    limits = m2gym.Limits(seconds=60, steps=12)
+    limits = m2gym.Limits(seconds=240, steps=12)
     task = m2gym.Task(
         id="t",
         instruction="Write hello into out.txt.",
@@ -302,7 +302,7 @@ def test_a_program_still_running_at_the_deadline_is_ended(hello, tmp_path, monke
         instruction="Write hello into out.txt.",
         files={"a.txt": "x"},
         rewards=[m2gym.RewardSpec(name="says-hello")],
-        limits=m2gym.Limits(seconds=4),
+        limits=m2gym.Limits(seconds=12),
     )
     m2gym.register("program-slow", tasks=[task])
     [episode] = m2gym.evaluate(

@@ -28,7 +28,7 @@ def run(bwrap, tmp_path, monkeypatch):
         instruction="Write hello into out.txt.",
         files={"a.txt": "x"},
         rewards=[m2gym.RewardSpec(name="remote-hello")],
-        limits=m2gym.Limits(seconds=60),
+        limits=m2gym.Limits(seconds=240),
     )
     m2gym.register("remote-env", tasks=[task])
 
