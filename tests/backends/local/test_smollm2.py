@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 transformers = pytest.importorskip("transformers", reason="transformers is in extra 'train'")
 pytest.importorskip("gguf", reason="gguf is in extra 'train'")
