@@ -149,7 +149,7 @@ async def inject_async(
     return Injected(
         f"injected-{release.name}",
         recipes,
-        base.green,
+        finder.base.green,
         finder.funnel,
         seconds,
         store,

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,8 @@ async def _one(
             taken=[frozenset(recipe.fail_to_pass) for recipe in found],
             quality=True,
         )
+        before = list(found)
+        finder.kept = partial(_keep, release, finder, before, out)
         found += await finder.run(concurrency)
         base = finder.base
         verified |= finder.verified
@@ -165,6 +168,11 @@ async def _one(
         "kept": total.kept,
         "dropped": dict(total.dropped.most_common()),
     }
+
+
+def _keep(release: Release, finder: Finder, before: list[Recipe], out: Path, _: Recipe) -> None:
+    """Save what there is each time a task was found."""
+    _save(release, finder.base, [*before, *finder.found], out)
 
 
 def _save(release: Release, base: Baseline, found: Sequence[Recipe], out: Path) -> None:
