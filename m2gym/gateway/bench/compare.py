@@ -196,8 +196,10 @@ def _figures(proxy: Proxy, seconds: float) -> dict[str, float]:
         "streams/s at 64": streams.per_second,
         "CPU ms a request": many_cpu,
         "CPU ms a stream": streams_cpu,
+        "p10 ms at 1": one.p10_ms,
         "p50 ms at 1": one.p50_ms,
         "p99 ms at 1": one.p99_ms,
+        "p10 ms, 64 thinking": thinking.p10_ms,
         "p50 ms, 64 thinking": thinking.p50_ms,
         "p99 ms, 64 thinking": thinking.p99_ms,
         "first piece ms": slow.first_ms,
@@ -205,7 +207,14 @@ def _figures(proxy: Proxy, seconds: float) -> dict[str, float]:
     }
 
 
-LATENCIES = ("p50 ms at 1", "p99 ms at 1", "p50 ms, 64 thinking", "p99 ms, 64 thinking")
+LATENCIES = (
+    "p10 ms at 1",
+    "p50 ms at 1",
+    "p99 ms at 1",
+    "p10 ms, 64 thinking",
+    "p50 ms, 64 thinking",
+    "p99 ms, 64 thinking",
+)
 
 
 def run(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[dict[str, Any]]:
