@@ -91,7 +91,8 @@ def _funnel() -> str:
     rows = []
     for name, row in sorted(read_funnel(DATA).items()):
         if "rejected" in row:
-            rows.append((name, "", "", 0, 0, "", row["rejected"][:160].replace("|", "/")))
+            why = " ".join(row["rejected"].split())[:160].replace("|", "/")
+            rows.append((name, "", "", 0, 0, "", why))
         else:
             why = ", ".join(f"{n} × {reason}" for reason, n in list(row["dropped"].items())[:3])
             rows.append(
