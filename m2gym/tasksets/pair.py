@@ -64,8 +64,8 @@ def open_pair(
             the two have the same source, or what the tests need cannot be resolved.
     """
     progress(f"{package}: fetching {old} and {new}", 0, 1)
-    files = [pin(package, version, cache=cache) for version in (old, new)]
-    return pair_of(*files, cache, requires=requires, portable=portable, progress=progress)
+    older, newer = (pin(package, version, cache=cache) for version in (old, new))
+    return pair_of(older, newer, cache, requires=requires, portable=portable, progress=progress)
 
 
 def pair_of(
