@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-MAX_VALUE = 600
-MAX_SOURCE = 240
-MAX_INLINE = 100
+MAX_VALUE, MAX_SOURCE, MAX_INLINE = 600, 240, 100
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)
 FOREIGN = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 """What code of strangers may raise while its values are looked at."""
@@ -26,9 +24,10 @@ OPERATORS: dict[type[ast.cmpop], Any] = {
     ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
     ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
-KINDS = ("", "List", "Dict", "Tuple", "Set", "Sequence", "MultiLine", "Count")
 UNITTEST: dict[str, type[ast.cmpop]] = {
-    **{f"assert{kind}Equal": ast.Eq for kind in KINDS}, "assertEquals": ast.Eq,
+    **{f"assert{kind}": ast.Eq for kind in
+       ("Equal", "Equals", "ListEqual", "DictEqual", "TupleEqual", "SetEqual", "SequenceEqual",
+        "MultiLineEqual", "CountEqual")},
     "assertNotEqual": ast.NotEq, "assertIs": ast.Is, "assertIsNot": ast.IsNot, "assertIn": ast.In,
     "assertNotIn": ast.NotIn, "assertLess": ast.Lt, "assertLessEqual": ast.LtE,
     "assertGreater": ast.Gt, "assertGreaterEqual": ast.GtE,
@@ -487,8 +486,7 @@ def _type_name(kind: type) -> str:
 
 
 def _doctest(error: BaseException) -> dict[str, Any] | None:
-    failures = getattr(error, "failures", None)
-    first = failures[0] if failures else error
+    first = (getattr(error, "failures", None) or [error])[0]
     example = getattr(first, "example", None)
     if example is None:
         return None
