@@ -167,7 +167,7 @@ def _quality(shipped: Iterable[Recipe], state: dict[str, Verified]) -> str:
 def _rate(
     pairs: Iterable[tuple[Sequence[str], Sequence[str]]], label: str | None
 ) -> tuple[int, int, str, str]:
-    """Patches tried, of these judged wrongly, the rate and its interval, tasks being clusters."""
+    """Patches tried, of these judged wrongly, the mean of the tasks' rates and its interval."""
     rewards: dict[str, list[float]] = {}
     for number, (every, missed) in enumerate(pairs):
         tried = sum(label in (None, x) for x in every)
@@ -179,7 +179,7 @@ def _rate(
         return 0, 0, "–", "–"
     count, wrong = found.episodes, int(sum(map(sum, rewards.values())))
     low, high = found.interval
-    return count, wrong, f"{100 * wrong / count:.1f} %", f"{100 * low:.1f} – {100 * high:.1f} %"
+    return count, wrong, f"{100 * found.mean:.1f} %", f"{100 * low:.1f} – {100 * high:.1f} %"
 
 
 def _verified(shipped: dict[str, Recipe], state: dict[str, Verified]) -> str:
