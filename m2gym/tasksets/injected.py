@@ -168,7 +168,7 @@ class Finder:
             raise group_error.exceptions[0] from group_error
         return self.found
 
-    async def _gold(self, again: bool = True) -> None:
+    async def _gold(self, again: int = 3) -> None:
         """The release as it came must be judged 1: the same verdict for all of its tasks.
 
         Tests that the verifier sees fail, and the measuring runs did not, are left out.
@@ -190,7 +190,7 @@ class Finder:
             flaky = tuple(sorted({*self.base.flaky, *lost}))
             self.base = replace(self.base, green=left, flaky=flaky)
             self.queues = candidates(self.release, self.base, self.seed)
-            return await self._gold(again=False)
+            return await self._gold(again - 1)
         told = lost or {k: v for s in verdicts[0].scores.values() for k, v in s.evidence.items()}
         raise PackageRejectedError(
             f"{self.release.name}: unchanged it is not judged 1: {str(told)[:400]}"
@@ -359,6 +359,7 @@ class Finder:
             return "other tests fail when judged", f"{name}: {sorted(set(outcomes))[:5]}"
         seconds = round(verdict.evidence["seconds"]["total"], 2)
         recipe = recipe.model_copy(update={"seconds": seconds})
+        row = None
         if self.quality:
             row = await verify_task(
                 recipe,
@@ -373,6 +374,9 @@ class Finder:
             )
             if row.problem is not None:
                 return f"quality: {row.problem}", name
+        if self.missing() <= 0:
+            return "enough tasks by then", ""
+        if row is not None:
             self.verified[name] = row
         self.found.append(recipe)
         if self.kept is not None:

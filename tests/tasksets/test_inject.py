@@ -100,7 +100,7 @@ def test_tasks_come_of_a_package_nobody_tried(
     assert not [v for v in taskset.verified.values() if v.problem or not v.wrong]
     assert len(taskset.recipes) == 3
     assert {r.source.version for r in taskset.recipes.values()} == {"1.1"}
-    assert taskset.funnel.tried >= taskset.funnel.kept >= 3
+    assert taskset.funnel.tried >= taskset.funnel.kept == 3
     assert taskset.ids("train") == list(taskset.recipes)
     assert "3 tasks" in repr(taskset)
     shown = {frozenset(r.fail_to_pass) for r in taskset.recipes.values()}
@@ -272,12 +272,12 @@ async def test_tests_that_write_outside(
 async def test_flaky_tests_are_left_out(index: Index, wheels: Cache, make_box: MakeBox) -> None:
     flaky = "import os\ndef test_flaky(): assert os.urandom(1)[0] % 2\n" * 1
     many = flaky + "".join(
-        f"def test_flaky{n}(): assert os.urandom(1)[0] < 128\n" for n in range(20)
+        f"def test_flaky{n}(): assert os.urandom(1)[0] < 128\n" for n in range(4)
     )
     index.add("tally", "1.0", {**GOOD, "tests/test_flaky.py": many})
     taskset = await inject_async("tally", n=2, cache=wheels)
     green = taskset.green("any")
-    assert len([test for test in green if "flaky" in test]) < 21
+    assert len([test for test in green if "flaky" in test]) < 5
     assert {"tests/test_tally.py::test_total", "tests/test_tally.py::test_push"} <= set(green)
     for recipe in taskset.recipes.values():
         assert not [test for test in recipe.fail_to_pass if "flaky" in test]

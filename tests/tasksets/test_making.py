@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 
-import pytest
-from m2gym.tasksets.version_diff import make_version_diff
-
 import m2gym.rewards  # noqa: F401  (registers the reward functions)
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.repository import build_repository
-from m2gym.tasksets.sdist import PackageRejectedError
 from tests.tasksets.conftest import Index
 
 MakeBox = Callable[[WorkspaceSpec], Workspace]
@@ -35,41 +31,6 @@ def _release(text: str, tests: str = TESTS) -> dict[str, str]:
         "CHANGES.md": "size(2) is mended",
         "tiny.egg-info/PKG-INFO": "Name: tiny",
     }
-
-
-async def test_a_version_diff_is_measured_and_verified(
-    index: Index, wheels: Cache, make_box: MakeBox
-) -> None:
-    old = index.add("tiny", "1.0", _release(OLD, "def test_old(): pass\n"))
-    new = index.add("tiny", "1.1", _release(NEW))
-    recipe, measured = await make_version_diff(
-        old, new, statement="size(2) is wrong", split="train", make_box=make_box, cache=wheels
-    )
-    assert recipe.fail_to_pass == ("tests/test_size.py::test_size[a b/[x]]",)
-    assert recipe.changed == 1
-    kept = set(measured.green) - set(recipe.fail_to_pass) - set(recipe.not_kept)
-    assert (
-        kept
-        == {
-            "tests/test_size.py::test_size[one]",
-            "tests/test_size.py::test_size[three]",
-            "tests/test_size.py::test_version",
-        }
-        or "tests/test_size.py::test_flaky" in kept
-    )
-
-
-async def test_equal_releases_and_releases_without_failing_tests_are_rejected(
-    index: Index, wheels: Cache, make_box: MakeBox
-) -> None:
-    old = index.add("tiny", "1.0", _release(OLD))
-    same = index.add("tiny", "1.1", _release(OLD, TESTS + "\n"))
-    unseen = index.add("tiny", "1.2", _release(OLD + "X = 1\n", "def test_old(): pass\n"))
-    common = {"statement": "", "split": "train", "make_box": make_box, "cache": wheels}
-    with pytest.raises(PackageRejectedError, match="the same source"):
-        await make_version_diff(old, same, **common)  # type: ignore[arg-type]
-    with pytest.raises(PackageRejectedError, match="no test of the new release fails"):
-        await make_version_diff(old, unseen, **common)  # type: ignore[arg-type]
 
 
 def test_the_tree_lacks_changelog_leftovers_and_the_new_source(index: Index, cache: Cache) -> None:
