@@ -37,6 +37,9 @@ from m2gym.tasksets.statement import check_statement
 MAX_SHOWN, MAX_CASES = 8, 40
 """A mistake is kept when at most so many test functions, and cases of them, show it; the project's
 choice."""
+GOLD_ROUNDS = 3
+"""How often tests that fail on the unchanged release are left out and it is judged anew; the
+project's choice."""
 FEW = 2 * MAX_SHOWN
 """Functions that more test functions run are tried last; the project's choice."""
 A_FUNCTION = 2
@@ -168,7 +171,7 @@ class Finder:
             raise group_error.exceptions[0] from group_error
         return self.found
 
-    async def _gold(self, again: int = 3) -> None:
+    async def _gold(self, again: int = GOLD_ROUNDS) -> None:
         """The release as it came must be judged 1: the same verdict for all of its tasks.
 
         Tests that the verifier sees fail, and the measuring runs did not, are left out.
@@ -198,7 +201,7 @@ class Finder:
 
     async def _work(self) -> None:
         async with Screen(self.release.prepared, self.make_box, self.base.command) as screen:
-            await screen.ask({}, self.release.test_paths(), only=[], write=True)
+            await screen.ask({}, self.release.built.test_paths(), only=[], write=True)
             while self.missing() > 0 and (candidate := self._next()) is not None:
                 self.progress(
                     f"{self.release.name}: {candidate.mutation.operator}",

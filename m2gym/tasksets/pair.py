@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2gym.core.task import Limits, PreparedTask, Task
+from m2gym.core.task import PreparedTask
 from m2gym.tasksets.cache import Cache, Progress, silent
 from m2gym.tasksets.fetch import RegistryFile, fetch, pin
 from m2gym.tasksets.recipe import GRADE_SECONDS
-from m2gym.tasksets.repository import Repository, build_repository, prepare_task
-from m2gym.tasksets.resolve import needed, resolve
-from m2gym.tasksets.sdist import PackageRejectedError, layout, unpack
+from m2gym.tasksets.repository import Repository, build_repository, prepare_to_measure
+from m2gym.tasksets.resolve import needs_of, resolve
+from m2gym.tasksets.sdist import PackageRejectedError
 
 DAY = 86_400
 
@@ -40,10 +40,6 @@ class Pair:
     def green(self) -> str:
         """The name of the list of tests that pass with the fix."""
         return f"{self.new.project}-{self.old.version}-{self.new.version}"
-
-    def test_paths(self) -> list[str]:
-        """The files and folders of hidden tests."""
-        return [path for path in self.built.tests if (self.built.hidden / path).exists()]
 
 
 def open_pair(
@@ -81,14 +77,7 @@ def pair_of(
     if requires is None:
         requires = requirements(new, cache, portable=portable, progress=progress)
     built = build_repository(old, new, (), (), cache, progress)
-    task = Task(
-        id=f"{new.project}-{new.version}",
-        instruction="",
-        artifacts=built.sources,
-        limits=Limits(grade_seconds=GRADE_SECONDS),
-        metadata={"package": new.project},
-    )
-    prepared = prepare_task(task, built, requires, cache, progress)
+    prepared = prepare_to_measure(new, built, requires, GRADE_SECONDS, cache, progress)
     return Pair(old, new, tuple(requires), built, prepared)
 
 
@@ -103,12 +92,10 @@ def requirements(
     Raises:
         PackageRejectedError: they cannot be resolved at all.
     """
-    archive = fetch([release], cache)[release.filename]
-    with cache.scratch() as folder:
-        unpack(archive, release.filename, folder)
-        wanted = needed(folder, layout(folder, release.project), release.project)
+    wanted = needs_of(release, cache)
     if not wanted:
         return ()
+    archive = fetch([release], cache)[release.filename]
     before = time.strftime("%Y-%m-%d", time.gmtime(made(archive, release.filename) + 2 * DAY))
     try:
         return resolve(wanted, cache, portable=portable, before=before)

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from m2gym.core.errors import VerifierError
-from m2gym.core.task import Limits, PreparedTask, Task
+from m2gym.core.task import PreparedTask
 from m2gym.tasksets.cache import Cache, Progress, silent
-from m2gym.tasksets.fetch import RegistryFile, fetch, pin
+from m2gym.tasksets.fetch import RegistryFile, pin
 from m2gym.tasksets.measure import RUNS, MakeBox, Outcomes, run_once
-from m2gym.tasksets.repository import Repository, build_repository, prepare_task
-from m2gym.tasksets.resolve import needed, resolve
+from m2gym.tasksets.repository import Repository, build_repository, prepare_to_measure
+from m2gym.tasksets.resolve import needs_of, resolve
 from m2gym.tasksets.screen import Screen
-from m2gym.tasksets.sdist import PackageRejectedError, files_of, layout, unpack
+from m2gym.tasksets.sdist import PackageRejectedError, files_of
 
 MEASURE_SECONDS = 120.0
 """Bound of one run of a release's tests; the project's choice."""
@@ -50,10 +50,6 @@ class Release:
         paths = (p for p in files_of(self.built.root) if p.endswith(".py") and p not in hidden)
         kept = (p for p in paths if p.startswith(inside) or p in self.built.sources)
         return {path: (self.built.root / path).read_bytes() for path in kept}
-
-    def test_paths(self) -> list[str]:
-        """The files and folders of its tests."""
-        return [path for path in self.built.tests if (self.built.hidden / path).exists()]
 
 
 @dataclass(frozen=True)
@@ -102,20 +98,9 @@ def release_of(
 ) -> Release:
     """As `open_release`, of a pinned archive."""
     if requires is None:
-        archive = fetch([file], cache)[file.filename]
-        with cache.scratch() as folder:
-            unpack(archive, file.filename, folder)
-            wanted = needed(folder, layout(folder, file.project), file.project)
-        requires = resolve(wanted, cache, portable=portable)
+        requires = resolve(needs_of(file, cache), cache, portable=portable)
     built = build_repository(file, None, (), (), cache, progress)
-    task = Task(
-        id=f"{file.project}-{file.version}",
-        instruction="",
-        artifacts=built.sources,
-        limits=Limits(grade_seconds=MEASURE_SECONDS),
-        metadata={"package": file.project},
-    )
-    prepared = prepare_task(task, built, requires, cache, progress)
+    prepared = prepare_to_measure(file, built, requires, MEASURE_SECONDS, cache, progress)
     return Release(file, tuple(requires), built, prepared)
 
 
@@ -128,7 +113,7 @@ async def baseline(
         PackageRejectedError: no test passes each time, or they take too long.
         InfraError: a box failed.
     """
-    tests = release.test_paths()
+    tests = release.built.test_paths()
     tried = COMMANDS if command is None else (tuple(command),)
     first: Outcomes | None = None
     used: tuple[str, ...] = ()
@@ -167,7 +152,7 @@ async def _trace(
 ) -> dict[Function, dict[str, int]]:
     async with Screen(release.prepared, make_box, command) as screen:
         answer = await screen.ask(
-            {}, release.test_paths(), only=green, trace=True, budget=3 * MEASURE_SECONDS
+            {}, release.built.test_paths(), only=green, trace=True, budget=3 * MEASURE_SECONDS
         )
     if not answer.whole:
         raise PackageRejectedError(f"{release.name}: its tests do not stand a profiler")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2gym.core.errors import InfraError, InputError, UnknownIdError
-from m2gym.core.task import Mount, PreparedTask, Reference, Task, WorkspaceSpec
+from m2gym.core.task import Limits, Mount, PreparedTask, Reference, Task, WorkspaceSpec
 from m2gym.tasksets import site
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.changes import merged
@@ -65,6 +65,10 @@ class Repository:
         }
         return Reference({**changed, **dict.fromkeys(self.deleted)})
 
+    def test_paths(self) -> list[str]:
+        """The files and folders of hidden tests."""
+        return [path for path in self.tests if (self.hidden / path).exists()]
+
 
 def build_repository(
     source: RegistryFile,
@@ -106,6 +110,26 @@ def build_repository(
             progress(f"built {source.project} {source.version}", 1, 1)
 
     return _open(cache.folder("tasks", key, build))
+
+
+def prepare_to_measure(
+    release: RegistryFile,
+    built: Repository,
+    requires: Iterable[str | RegistryFile],
+    seconds: float,
+    cache: Cache,
+    progress: Progress = silent,
+) -> PreparedTask:
+    """A release's boxes before there is a task: no statement, no reward, tests bound by
+    ``seconds``."""
+    task = Task(
+        id=f"{release.project}-{release.version}",
+        instruction="",
+        artifacts=built.sources,
+        limits=Limits(grade_seconds=seconds),
+        metadata={"package": release.project},
+    )
+    return prepare_task(task, built, requires, cache, progress)
 
 
 def prepare_task(

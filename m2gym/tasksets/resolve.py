@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 from m2gym.core.errors import DownloadError
 from m2gym.tasksets.cache import Cache
-from m2gym.tasksets.fetch import RegistryFile, pin, pip_python
+from m2gym.tasksets.fetch import RegistryFile, fetch, pin, pip_python
 from m2gym.tasksets.imports import imported
 from m2gym.tasksets.repository import PYTEST
-from m2gym.tasksets.sdist import Layout, PackageRejectedError, files_of
+from m2gym.tasksets.sdist import Layout, PackageRejectedError, files_of, layout, unpack
 
 RESOLVE_SECONDS = 120
 """Bound of pip's resolver; the project's choice."""
@@ -67,6 +67,18 @@ def needed(root: Path, where: Layout, project: str) -> list[str]:
     wanted -= {normal(project), *map(normal, PYTEST)}
     usual = {*IMPORT_NAMES.values(), *_PLUGINS, "hypothesis", "freezegun", "simplejson", "six"}
     return sorted(known.get(name, name) for name in wanted if name in known or name in usual)
+
+
+def needs_of(release: RegistryFile, cache: Cache) -> list[str]:
+    """`needed`, of a pinned archive.
+
+    Raises:
+        DownloadError, PackageRejectedError: the archive is not to be had, or no good.
+    """
+    archive = fetch([release], cache)[release.filename]
+    with cache.scratch() as folder:
+        unpack(archive, release.filename, folder)
+        return needed(folder, layout(folder, release.project), release.project)
 
 
 def resolve(

@@ -161,7 +161,7 @@ async def _measured(
     for number, used in enumerate(tried, 1):
         try:
             measured = await measure(
-                pair.prepared, pair.test_paths(), used, make_box, runs=runs, check=check
+                pair.prepared, pair.built.test_paths(), used, make_box, runs=runs, check=check
             )
             break
         except _NoTestPassesError as error:
