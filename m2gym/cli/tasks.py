@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from m2gym.cli import options
 from m2gym.cli.output import note, show_json
+from m2gym.core.blocking import run_blocking
 
 tasks = typer.Typer(help="Verify the tasks of swe-repo again, and write their page.")
 
@@ -46,9 +46,12 @@ def verify(
         if not json:
             note(f"{done}/{total} {time.monotonic() - started:.0f} s {what}")
 
-    state = asyncio.run(
-        verify_tasks(wanted, concurrency=concurrency, workspace=workspace, runs=runs, say=say)
-    )
+    work = verify_tasks(wanted, concurrency=concurrency, workspace=workspace, runs=runs, say=say)
+    try:
+        state = run_blocking(work)
+    except KeyboardInterrupt:
+        note("stopped; the same command goes on with the tasks that have no result yet")
+        raise typer.Exit(130) from None
     unfit = {name: problem for name, v in state.items() if (problem := v.problem)}
     lost = sorted(wanted.keys() - state.keys())
     if prune:

@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InputError
 from m2gym.envs.catalog import env_entry
 from m2gym.envs.episode import open_episode
-from m2gym.rollout.blocking import run_blocking
 from m2gym.rollout.evaluation import evaluate
 from m2gym.rollout.run import Run
 

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.task import Mount, Split, Task, Taskset
 from m2gym.envs.catalog import env_entry
 from m2gym.models.budget import Budget
-from m2gym.rollout.blocking import run_blocking
 from m2gym.rollout.driver import Attempt, run_episode
 from m2gym.rollout.progress import EpisodeProgress
 from m2gym.rollout.run import Run

@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2gym.tasksets.inject import Injected, inject, inject_async
+    from m2gym.tasksets.inject_release import Injected, inject, inject_async
     from m2gym.tasksets.swe_bench_tasks import swe_bench
     from m2gym.tasksets.version_diffs import VersionDiff, version_diff, version_diff_async
 
 _LAZY = {
-    "Injected": "m2gym.tasksets.inject",
-    "inject": "m2gym.tasksets.inject",
-    "inject_async": "m2gym.tasksets.inject",
+    "Injected": "m2gym.tasksets.inject_release",
+    "inject": "m2gym.tasksets.inject_release",
+    "inject_async": "m2gym.tasksets.inject_release",
     "swe_bench": "m2gym.tasksets.swe_bench_tasks",
     "VersionDiff": "m2gym.tasksets.version_diffs",
     "version_diff": "m2gym.tasksets.version_diffs",

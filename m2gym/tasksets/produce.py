@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InfraError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
@@ -33,6 +34,8 @@ from m2gym.tasksets.verified import read_state, save_state, write
 from m2gym.workspaces import make_workspace
 
 DATA = Path(__file__).parent / "data" / "swe_repo"
+INTERRUPTED = 130
+"""The exit code of a run that a signal stopped, as shells have it."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--workspace", default="auto")
     options = parser.parse_args(arguments)
     sources = [s for s in SOURCES if options.only is None or s.package in options.only]
-    asyncio.run(produce(sources, options.out, Cache(), options.concurrency, options.workspace))
+    work = produce(sources, options.out, Cache(), options.concurrency, options.workspace)
+    try:
+        run_blocking(work)
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on with the releases that have no line yet")
+        return INTERRUPTED
     return 0
 
 

@@ -79,8 +79,9 @@ class Verified(Frozen):
 
 
 def digest_of(recipe: Recipe, green: Sequence[str]) -> str:
-    """A hash of all that a task's verdicts depend on."""
-    text = recipe.model_dump_json(exclude={"seconds", "distance"}) + json.dumps(list(green))
+    """A hash of all that a task's verdicts depend on: not of the words of its statement."""
+    told = recipe.model_dump_json(exclude={"seconds", "distance", "statement"})
+    text = told + json.dumps(list(green))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,15 @@ def _task(row: dict[str, Any], accuracy: float, format: float) -> Task:
 
 
 def _reasoning_gym(
-    *, families: Sequence[str] = FAMILIES, size: int = 200, seed: int = 0
+    *,
+    families: Sequence[str] | Mapping[str, Mapping[str, Any]] = FAMILIES,
+    size: int = 200,
+    seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """``size`` questions a family and split; none of the test questions is a training one."""
+    """``size`` questions a family and split; none of the test questions is a training one.
+
+    A mapping of families gives each its own settings, such as ``{"products": {"max_digits": 3}}``.
+    """
     try:
         package: Any = importlib.import_module("reasoning_gym")
         known = importlib.import_module("reasoning_gym.factory").DATASETS
@@ -100,7 +106,8 @@ def _reasoning_gym(
                 f"{family!r} has many right answers or partial credit, which reward 'answer' "
                 f"cannot judge; families it can: {', '.join(FAMILIES)}"
             )
-        made = package.create_dataset(family, size=2 * size, seed=seed)
+        own = families[family] if isinstance(families, Mapping) else {}
+        made = _made(package, family, {**(own or {}), "size": 2 * size, "seed": seed})
         seen = {made[n]["question"] for n in range(size)}
         for n in range(2 * size):
             row = made[n]
@@ -112,6 +119,13 @@ def _reasoning_gym(
                 "answer": str(row["answer"]),
                 "split": "train" if n < size else "test",
             }
+
+
+def _made(package: Any, family: str, settings: dict[str, Any]) -> Any:
+    try:
+        return package.create_dataset(family, **settings)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise InputError(f"family {family!r} cannot be made with {settings}: {error}") from error
 
 
 def _gsm8k(*, train: str | None = None, test: str | None = None) -> Iterator[dict[str, Any]]:

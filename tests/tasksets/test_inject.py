@@ -1,7 +1,9 @@
 """Injected bugs from packages that the tests publish themselves, good ones and bad ones."""
 
+import importlib
 import io
 import os
+import pkgutil
 import socket
 import tarfile
 import threading
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import m2gym
+from m2gym import tasksets
 from m2gym.core.errors import DownloadError, InputError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
@@ -163,6 +166,14 @@ async def test_the_same_seed_gives_the_same_tasks(
         for seed in (5, 5)
     ]
     assert ids[0] == ids[1]
+
+
+def test_no_module_hides_a_call_of_the_same_name() -> None:
+    """Importing a submodule binds its name in the package."""
+    names = {m.name for m in pkgutil.iter_modules(tasksets.__path__)}
+    assert not names & set(tasksets.__all__)
+    assert importlib.import_module(inject.__module__).inject is inject
+    assert tasksets.inject is inject
 
 
 async def test_settings_are_checked(cache: Cache) -> None:

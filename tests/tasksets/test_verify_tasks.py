@@ -10,7 +10,7 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets import inject_async, verify_tasks
 from m2gym.tasksets.cache import Cache
-from m2gym.tasksets.inject import Injected
+from m2gym.tasksets.inject_release import Injected
 from m2gym.tasksets.quality import Verified, digest_of
 from m2gym.tasksets.verified import read_state
 from m2gym.tasksets.verify_tasks import dropped, prune

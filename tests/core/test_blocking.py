@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from m2gym.rollout.blocking import run_blocking
+from m2gym.core.blocking import run_blocking
 
 
 async def answer():
@@ -44,7 +44,7 @@ def test_a_signal_lets_the_clean_up_finish(number, inside):
     program = textwrap.dedent(
         f"""
         import asyncio
-        from m2gym.rollout.blocking import run_blocking
+        from m2gym.core.blocking import run_blocking
         async def work():
             try:
                 print("working", flush=True)
