@@ -60,6 +60,7 @@ class ModelRequest:
     A session fills in the last two for its model: ``parent`` is the index of the completion that
     the messages extend, and the first ``known`` messages are that completion's prompt and answer.
     ``streamed`` is false where nobody looks at the pieces, so that an answer may come in one.
+    ``constant``: the caller changes no message later, so that they may be kept as they are.
     """
 
     messages: Sequence[dict[str, Any]]
@@ -70,6 +71,7 @@ class ModelRequest:
     parent: int | None = None
     known: int = 0
     streamed: bool = field(default=True, compare=False)
+    constant: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from m2gym.gateway.call import Call, Encoder, text_of, whole
 from m2gym.gateway.errors_openai import error_body
 from m2gym.gateway.fault import Fault, invalid
 from m2gym.gateway.fields import Object, a_name, a_string, an_object, objects, sampling
+from m2gym.gateway.reader import Past, Reader
 from m2gym.gateway.tools import (
     Called,
     Offer,
@@ -21,11 +22,14 @@ from m2gym.gateway.tools import (
 from m2gym.gateway.wire import dumps, event
 
 name = "chat"
+MEMBERS = "messages"
+"""The field whose list grows with the conversation."""
+
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def parse(body: Object, model: str = "", stream: bool = False) -> Call:
-    """Read a request; ``model`` and ``stream`` stand in the body."""
+def parse(body: Object, model: str = "", stream: bool = False, past: Past | None = None) -> Call:
+    """Read a request; ``model`` and ``stream`` stand in the body, members of ``past`` do not."""
     if body.get("n") not in (None, 1):
         raise invalid("n", "1 (ask again for more choices)", body["n"])
     offer = Offer()
@@ -33,7 +37,7 @@ def parse(body: Object, model: str = "", stream: bool = False) -> Call:
         _offer(offer, tool, where)
     if body.get("web_search_options") is not None:
         offer.provider_hosted("web_search")
-    messages = [_message(m, where) for where, m in objects(body.get("messages"), "messages")]
+    messages = _Reader().read(body.get("messages"), "messages", past or Past())
     if not messages:
         raise invalid("messages", "at least one message", body.get("messages"))
     asked = a_name(body.get("model"), "model")
@@ -85,6 +89,13 @@ def tool_choice(choice: Any) -> str:
         )
     named = inner.get(kind, inner) if kind in ("function", "custom") else {"name": kind}
     return a_name(an_object(named, "tool_choice").get("name"), "tool_choice.name")
+
+
+class _Reader(Reader):
+    """A message each."""
+
+    def member(self, member: Object, where: str) -> None:
+        self.messages.append(_message(member, where))
 
 
 def _message(message: Object, where: str) -> Object:

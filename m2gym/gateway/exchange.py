@@ -21,7 +21,7 @@ from m2gym.gateway.fault import Fault
 from m2gym.gateway.gemini_answer import ArrayEncoder, GeminiEncoder
 from m2gym.gateway.routes import Route
 from m2gym.gateway.turns import Turn
-from m2gym.gateway.wire import dumps, parse_body
+from m2gym.gateway.wire import dumps
 
 HOLD = 0.25
 """Seconds a stream's headers wait, so that an early failure still gets its status; the project's
@@ -89,7 +89,7 @@ class Exchange:
     async def _serve(self) -> web.StreamResponse:
         body = await read_body(self.request)
         dialect, entry = self.route.dialect, self.entry
-        call: Call = dialect.parse(parse_body(body), self.route.model, self.route.stream)
+        call = entry.repeats.read(body, self.route)
         self.outcome.model, self.outcome.stream = call.model, call.stream
         if entry.session is None:
             raise Fault("not_found", "this secret opens an episode's tools, not a model")
@@ -102,7 +102,8 @@ class Exchange:
             return _json(dialect.counted(count_tokens(entry.session, call)))
         if entry.running > AT_ONCE:
             raise Fault("rate_limit", f"{AT_ONCE} calls of this session are under way already")
-        turn = entry.turns.join(entry.session, replace(call.request, streamed=call.stream))
+        asked = replace(call.request, streamed=call.stream, constant=True)
+        turn = entry.turns.join(entry.session, asked)
         delivered = False
         try:
             if call.stream:

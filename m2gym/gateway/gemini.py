@@ -10,33 +10,34 @@ from m2gym.gateway.call import Call
 from m2gym.gateway.fault import invalid
 from m2gym.gateway.fields import Object, a_list, a_name, a_string, an_object, objects, sampling
 from m2gym.gateway.opaque import unseal
+from m2gym.gateway.reader import Past, Reader
 from m2gym.gateway.tools import Offer, from_object, function_call
 from m2gym.gateway.wire import dumps_text
 
 name = "gemini"
+MEMBERS = "contents"
 MODES = {"AUTO": "auto", "ANY": "required", "NONE": "none", "VALIDATED": "auto"}
 UNSPECIFIED = "MODE_UNSPECIFIED"
 
 
-def parse(body: Object, model: str = "", stream: bool = False) -> Call:
-    """Read a request; ``model`` and ``stream`` stand in its URL."""
+def parse(body: Object, model: str = "", stream: bool = False, past: Past | None = None) -> Call:
+    """Read a request; ``model`` and ``stream`` stand in its URL, members of ``past`` nowhere."""
     offer = Offer()
     tools = body.get("tools")
     for where, tool in objects([tools] if isinstance(tools, dict) else tools, "tools"):
         _offer(offer, tool, where)
-    messages: list[Object] = []
+    first: list[Object] = []
     system = _either(body, "systemInstruction", "system_instruction")
     if system is not None:
         text = [{"type": "text", "text": t} for t in _texts(system, "systemInstruction")]
-        messages.append({"role": "system", "content": text})
+        first.append({"role": "system", "content": text})
     contents = body.get("contents")
     if isinstance(contents, dict):
         contents = [contents]
-    if not contents:
+    past = past or Past()
+    if not contents and not past.marks:
         raise invalid("contents", "at least one content", contents)
-    reader = _Reader(messages)
-    for where, content in objects(contents, "contents"):
-        reader.content(content, where)
+    messages = _Reader().read(contents, "contents", past)
     config = an_object(
         _either(body, "generationConfig", "generation_config") or {}, "generationConfig"
     )
@@ -45,7 +46,7 @@ def parse(body: Object, model: str = "", stream: bool = False) -> Call:
     thinking = _either(config, "thinkingConfig", "thinking_config")
     return Call(
         request=ModelRequest(
-            messages,
+            [*first, *messages],
             tuple(offer.schemas),
             sampling(
                 config,
@@ -132,18 +133,26 @@ def _texts(content: Any, where: str) -> list[str]:
     ]
 
 
-class _Reader:
-    """Turns contents into messages; calls without ids are matched to results by name and order."""
+class _Reader(Reader):
+    """Contents; neighbouring ones of the model are one turn, calls without ids are matched to
+    results by name and order."""
 
-    def __init__(self, messages: list[Object]) -> None:
-        self._messages = messages
+    def __init__(self) -> None:
+        super().__init__()
         self._open: list[tuple[str, str]] = []
         self._calls = 0
 
-    def content(self, content: Object, where: str) -> None:
-        """Append one content's messages; neighbouring contents of the model are one turn."""
-        role = content.get("role") or "user"
-        parts = content.get("parts")
+    @property
+    def state(self) -> Any:
+        return tuple(self._open), self._calls
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._open, self._calls = list(state[0]), state[1]
+
+    def member(self, member: Object, where: str) -> None:
+        role = member.get("role") or "user"
+        parts = member.get("parts")
         if isinstance(parts, dict):
             parts = [parts]
         if role == "model":
@@ -154,10 +163,7 @@ class _Reader:
             raise invalid(f"{where}.role", "user or model", role)
 
     def _model(self, parts: Any, where: str) -> None:
-        last = self._messages[-1] if self._messages else {}
-        if last.get("role") != "assistant":
-            last = {"role": "assistant", "content": ""}
-            self._messages.append(last)
+        last = self.last_answer()
         shown, sealed_text = "", ""
         for place, part in objects(parts, where):
             sealed = unseal(_either(part, "thoughtSignature", "thought_signature"))
@@ -195,11 +201,11 @@ class _Reader:
                 said.append(_block(part, place))
                 continue
             if said:
-                self._messages.append({"role": "user", "content": said})
+                self.messages.append({"role": "user", "content": said})
                 said = []
-            self._messages.append(self._result(an_object(result, place), place))
+            self.messages.append(self._result(an_object(result, place), place))
         if said:
-            self._messages.append({"role": "user", "content": said})
+            self.messages.append({"role": "user", "content": said})
 
     def _result(self, result: Object, where: str) -> Object:
         called = a_name(result.get("name"), f"{where}.functionResponse.name")

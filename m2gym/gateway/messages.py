@@ -10,13 +10,15 @@ from m2gym.gateway.call import Call
 from m2gym.gateway.fault import Fault, invalid
 from m2gym.gateway.fields import Object, a_name, a_string, an_object, objects, sampling
 from m2gym.gateway.opaque import unseal
+from m2gym.gateway.reader import Past, Reader
 from m2gym.gateway.tools import Offer, from_object, function_call
 
 name = "messages"
+MEMBERS = "messages"
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-def parse(body: Object, model: str = "", stream: bool = False) -> Call:
+def parse(body: Object, model: str = "", stream: bool = False, past: Past | None = None) -> Call:
     """Read a request; fields that only steer Anthropic's own service are accepted unread."""
     offer = Offer()
     for where, tool in objects(body.get("tools"), "tools"):
@@ -26,19 +28,17 @@ def parse(body: Object, model: str = "", stream: bool = False) -> Call:
             )
         else:
             offer.provider_hosted(a_name(tool.get("name", tool["type"]), f"{where}.name"))
-    messages: list[Object] = []
     system = _content(body.get("system"), "system")
-    if system:
-        messages.append({"role": "system", "content": system})
-    for where, message in objects(body.get("messages"), "messages"):
-        _append(messages, message, where)
-    if not body.get("messages"):
+    first: list[Object] = [{"role": "system", "content": system}] if system else []
+    past = past or Past()
+    messages = _Reader().read(body.get("messages"), "messages", past)
+    if not past.marks:
         raise invalid("messages", "at least one message", body.get("messages"))
     asked = a_name(body.get("model"), "model")
     thinking = body.get("thinking")
     return Call(
         request=ModelRequest(
-            messages,
+            [*first, *messages],
             tuple(offer.schemas),
             sampling(body, max_tokens="max_tokens", stop="stop_sequences"),
             _choice(body.get("tool_choice")),
@@ -64,16 +64,20 @@ def _choice(choice: Any) -> str:
     return CHOICES[kind]
 
 
-def _append(messages: list[Object], message: Object, where: str) -> None:
-    role, content = message.get("role"), message.get("content")
-    if role == "assistant":
-        messages.append(_assistant(content, f"{where}.content"))
-    elif role == "system":
-        messages.append({"role": "system", "content": _content(content, f"{where}.content")})
-    elif role == "user":
-        _user(messages, content, f"{where}.content")
-    else:
-        raise invalid(f"{where}.role", "user, assistant or system", role)
+class _Reader(Reader):
+    """A message each; one of a user with results of tools becomes several."""
+
+    def member(self, member: Object, where: str) -> None:
+        role, content = member.get("role"), member.get("content")
+        if role == "assistant":
+            self.messages.append(_assistant(content, f"{where}.content"))
+        elif role == "system":
+            said = {"role": "system", "content": _content(content, f"{where}.content")}
+            self.messages.append(said)
+        elif role == "user":
+            _user(self.messages, content, f"{where}.content")
+        else:
+            raise invalid(f"{where}.role", "user, assistant or system", role)
 
 
 def _user(messages: list[Object], content: Any, where: str) -> None:

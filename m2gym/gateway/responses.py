@@ -11,14 +11,16 @@ from m2gym.gateway.errors_openai import error_body
 from m2gym.gateway.fault import Fault, invalid
 from m2gym.gateway.fields import Object, a_name, a_string, an_object, objects, sampling
 from m2gym.gateway.opaque import unseal
+from m2gym.gateway.reader import Past, Reader
 from m2gym.gateway.tools import Offer, freeform_call, function_call
 
 name = "responses"
+MEMBERS = "input"
 TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
 
-def parse(body: Object, model: str = "", stream: bool = False) -> Call:
-    """Read a request; ``model`` and ``stream`` stand in the body."""
+def parse(body: Object, model: str = "", stream: bool = False, past: Past | None = None) -> Call:
+    """Read a request; ``model`` and ``stream`` stand in the body, members of ``past`` do not."""
     for key in ("previous_response_id", "conversation", "prompt"):
         if body.get(key) is not None:
             raise Fault("invalid", f"{key} is not kept here: send the whole conversation in input")
@@ -27,22 +29,20 @@ def parse(body: Object, model: str = "", stream: bool = False) -> Call:
     offer = Offer()
     for where, tool in objects(body.get("tools"), "tools"):
         _offer(offer, tool, where)
-    reader = _Reader()
     instructions = a_string(body.get("instructions"), "instructions", "")
-    if instructions:
-        reader.messages.append({"role": "system", "content": instructions})
+    first: list[Object] = [{"role": "system", "content": instructions}] if instructions else []
     given = body.get("input")
+    past = past or Past()
     if isinstance(given, str):
-        reader.messages.append({"role": "user", "content": given})
+        messages: list[Object] = [{"role": "user", "content": given}]
     else:
-        for where, item in objects(given, "input"):
-            reader.item(item, where)
-    if not given:
+        messages = _Reader().read(given, "input", past)
+    if not given and not past.marks:
         raise invalid("input", "a string or a list of items", given)
     asked = a_name(body.get("model"), "model")
     return Call(
         request=ModelRequest(
-            reader.messages,
+            [*first, *messages],
             tuple(offer.schemas),
             sampling(body, max_tokens="max_output_tokens", stop="stop"),
             chat.tool_choice(body.get("tool_choice")),
@@ -73,24 +73,20 @@ def _offer(offer: Offer, tool: Object, where: str, namespace: str = "") -> None:
         offer.provider_hosted(kind)
 
 
-class _Reader:
-    """Turns items into messages: what the model said between two others' items is one message."""
+class _Reader(Reader):
+    """Items: what the model said between two others' items is one message."""
 
-    def __init__(self) -> None:
-        self.messages: list[Object] = []
-
-    def item(self, item: Object, where: str) -> None:
-        """Append one item."""
-        kind = item.get("type") or "message"
+    def member(self, member: Object, where: str) -> None:
+        kind = member.get("type") or "message"
         if kind == "message":
-            self._message(item, where)
+            self._message(member, where)
         elif kind == "reasoning":
-            self._thought(item, where)
+            self._thought(member, where)
         elif kind in ("function_call", "custom_tool_call"):
-            self._call(item, kind, where)
+            self._call(member, kind, where)
         elif kind in ("function_call_output", "custom_tool_call_output"):
-            id = a_name(item.get("call_id"), f"{where}.call_id")
-            content = _content(item.get("output"), f"{where}.output")
+            id = a_name(member.get("call_id"), f"{where}.call_id")
+            content = _content(member.get("output"), f"{where}.output")
             self.messages.append({"role": "tool", "tool_call_id": id, "content": content})
         else:
             raise invalid(f"{where}.type", "a message, reasoning, call or call's output", kind)
@@ -99,7 +95,7 @@ class _Reader:
         role = item.get("role")
         content = _content(item.get("content"), f"{where}.content")
         if role == "assistant":
-            said = self._assistant()
+            said = self.last_answer()
             text = (
                 content if isinstance(content, str) else "".join(b.get("text", "") for b in content)
             )
@@ -118,7 +114,7 @@ class _Reader:
                 parts = objects(item.get(key), f"{where}.{key}")
                 text = "".join(a_string(p.get("text"), f"{place}.text", "") for place, p in parts)
         if text:
-            said = self._assistant()
+            said = self.last_answer()
             said["reasoning_content"] = said.get("reasoning_content", "") + text
 
     def _call(self, item: Object, kind: str, where: str) -> None:
@@ -132,12 +128,7 @@ class _Reader:
         else:
             arguments = a_string(item.get("arguments"), f"{where}.arguments", "")
             call = function_call(id, called, arguments)
-        self._assistant().setdefault("tool_calls", []).append(call)
-
-    def _assistant(self) -> Object:
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.messages.append({"role": "assistant", "content": ""})
-        return self.messages[-1]
+        self.last_answer().setdefault("tool_calls", []).append(call)
 
 
 def _content(content: Any, where: str) -> str | list[Object]:

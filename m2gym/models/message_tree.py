@@ -96,7 +96,7 @@ class Place:
 @dataclass(eq=False, slots=True)
 class _Hot:
     root: Node
-    raw: list[dict[str, Any]]
+    raw: list[Mapping[str, Any]]
     messages: list[Message]
     leaf: Node
     asked_ids: list[str]
@@ -110,8 +110,14 @@ class MessageTree:
         self._roots: list[tuple[tuple[ToolSchema, ...], str, Node]] = []
         self._hot: deque[_Hot] = deque(maxlen=HOT)
 
-    def place(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolSchema]) -> Place:
-        """Walk (and grow) the tree along ``messages``.
+    def place(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[ToolSchema],
+        *,
+        constant: bool = False,
+    ) -> Place:
+        """Walk (and grow) the tree along ``messages``, which later stay as they are if constant.
 
         Raises:
             InputError: there are none, or one is malformed; the tree is as it was.
@@ -135,7 +141,7 @@ class MessageTree:
             matched = matched and not is_new
             walk.leaf = child
             walk.messages.append(child.message)
-            walk.raw.append(_own(raw))
+            walk.raw.append(raw if constant else _own(raw))
         forked = before.depth > 0 and before.grown > (0 if matched else 1)
         if hot in self._hot:
             self._hot.remove(hot)

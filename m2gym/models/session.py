@@ -133,7 +133,7 @@ class RecordedSession:
         place: Place | None = None
         try:
             self._admit()
-            place = self._tree.place(request.messages, request.tools)
+            place = self._tree.place(request.messages, request.tools, constant=request.constant)
             asked = self._asked(request, place)
             pieces = cast("AsyncGenerator[Delta, None]", self.model.stream(asked, self))
             async with aclosing(pieces):
