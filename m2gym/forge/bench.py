@@ -335,6 +335,16 @@ def bench_window(seeds: int = 20) -> list[Row]:
             refill="rounds", load=0.2, steps=64, straggler_share=0.02
         ),
         "rounds of N=256, B=16": SimConfig(refill="rounds", capacity=256, load=0.2, steps=64),
+        "rounds of N=256, B=64": SimConfig(
+            refill="rounds", capacity=256, batch=64, load=0.2, steps=64
+        ),
+        "rounds of N=256, B=64, 2 % stragglers of 50x": SimConfig(
+            refill="rounds", capacity=256, batch=64, load=0.2, steps=64, straggler_share=0.02
+        ),
+        "rounds of N=512, B=128": SimConfig(
+            refill="rounds", capacity=512, batch=128, load=0.2, steps=64
+        ),
+        "continuous refill, N=256, B=64": SimConfig(capacity=256, batch=64, load=0.2, steps=64),
         "continuous refill, N=64, B=16": SimConfig(steps=200),
         "continuous refill, N=256, 64 at once, B=16": SimConfig(steps=200, capacity=256, slots=64),
         "continuous, 2 % stragglers of 50x": SimConfig(steps=200, straggler_share=0.02),

@@ -23,7 +23,12 @@ from m2gym.kernels.logprobs import Cispo, policy_loss
 from m2gym.kernels.register import ATTENTION, EXPERTS, fuse_norms, fuse_rotary, register
 
 LAYERS, BUDGET, VOCABULARY = 2, 36_864, 200_064
-Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, tuple[list[int], list[int]]]
+Row = tuple[
+    torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor,
+    tuple[list[int], list[int]],
+]  # fmt: skip
+"""Ids, positions, and of each trained pair: its row, its target, how many samples train it; the
+tree's node starts and parents."""
 
 
 def model() -> Any:
@@ -56,7 +61,8 @@ def merged_row(shared: int, own: int, ids_S_T: torch.Tensor) -> Row:
     first = shared + own * torch.arange(members)[:, None] + torch.arange(own)[None]
     rows = torch.cat([torch.full((members, 1), shared - 1), first[:, :-1]], 1).flatten()
     starts = [0, *range(shared, shared + own * members + 1, own)]
-    return ids, positions, rows, ids_S_T[:, shared:].flatten(), (starts, [-1] + [0] * members)
+    targets = ids_S_T[:, shared:].flatten()
+    return ids, positions, rows, targets, torch.ones(len(rows)), (starts, [-1] + [0] * members)
 
 
 def unmerged_row(shared: int, own: int, ids_S_T: torch.Tensor) -> Row:
@@ -72,19 +78,21 @@ def unmerged_row(shared: int, own: int, ids_S_T: torch.Tensor) -> Row:
         positions,
         rows,
         ids_S_T[:, shared:].flatten(),
+        torch.ones(len(rows)),
         (starts, [-1] * members),
     )
 
 
 def step(made: Any, row: Row) -> None:
     """Forward and backward of CISPO; gradients add up."""
-    ids, positions, rows, targets, tree = (x.cuda() if torch.is_tensor(x) else x for x in row)
+    *tensors, tree = row
+    ids, positions, rows, targets, times = (tensor.cuda() for tensor in tensors)
     hidden = made.model(
         ids[None], position_ids=positions[None], use_cache=False, tree=tree
     ).last_hidden_state[0]
     ones = torch.ones(len(targets), device="cuda")
     loss = policy_loss(
-        hidden[rows], made.lm_head.weight, targets, ones, -12 * ones, ones / 1024, Cispo(),
+        hidden[rows], made.lm_head.weight, targets, ones, -12 * ones, times / 1024, Cispo(),
         weight_grad_dtype=torch.bfloat16,
     ).loss  # fmt: skip
     loss.backward()
@@ -112,7 +120,7 @@ def work(tokens: int, pairs: int, predicted: int) -> float:
     return tokens * token + pairs * LAYERS * 2 * 48 * 128 + predicted * VOCABULARY * 3072
 
 
-def _differences(made: Any, names: tuple[str, ...], grads: list[torch.Tensor]) -> list[float]:
+def differences(made: Any, names: tuple[str, ...], grads: list[torch.Tensor]) -> list[float]:
     """Relative differences of the gradients now from those given."""
     return [
         float((made.get_parameter(n).grad.float() - g).norm() / g.norm())
@@ -150,14 +158,14 @@ def main(shared: int, own: int, members: int, measured: int) -> None:
         "merged_gb": ours_gb, "unmerged_gb": peer_gb,
     }  # fmt: skip
     if measured == members:
-        row["gradient_difference"] = _differences(made, names, grads)
+        row["gradient_difference"] = differences(made, names, grads)
         grads = [made.get_parameter(name).grad.float() for name in names]
         other = [unmerged_row(shared, own, ids[a : a + 1]) for a in range(members)]
         timed(made, other, 1)
-        row["between_two_packings"] = _differences(made, names, grads)
+        row["between_two_packings"] = differences(made, names, grads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         timed(made, other, 1)
-        row["between_two_attentions"] = _differences(made, names, grads)
+        row["between_two_attentions"] = differences(made, names, grads)
     print(json.dumps(row), flush=True)
 
 
