@@ -56,16 +56,41 @@ class ScheduleConfig(Section):
     lag: int = Field(0, ge=0, description="updates by which generation runs ahead; 0: synchronous")
 
 
+Objective = Literal["cispo", "grpo", "dapo", "gspo"]
+Advantage = Literal["normalised", "centred", "leave_one_out"]
+
+
+class ProcessConfig(Section):
+    """Rewards beside the verdict: r = alpha·process + beta·speed + performance [M2 §6].
+
+    Weights are undisclosed; these are the project's (`m2gym.forge.rewards`).
+    """
+
+    alpha: float = Field(0.1, ge=0, description="weight of a completion's own reward")
+    beta: float = Field(0.0, ge=0, description="weight of speed: the group's median time / own")
+    malformed: float = Field(-1.0, description="where all of its tool calls are malformed")
+    mixing: float = Field(-0.5, description="where half of its letters are of a foreign script")
+    structure: float = Field(0.2, description="for well-formed reasoning")
+    scripts: tuple[str, ...] = Field(("LATIN",), description="scripts that are not foreign")
+
+
 class AlgorithmConfig(Section):
     """Objective and advantages; what is left out has the objective's published value."""
 
-    id: Literal["cispo", "grpo", "dapo", "gspo"] = "cispo"
+    id: Objective = "cispo"
     epsilon_low: float | None = Field(None, ge=0)
     epsilon_high: float | None = Field(None, ge=0)
     kl: float = Field(0.0, ge=0, description="weight of the KL to the first weights (grpo, dapo)")
     entropy: float = Field(0.0, ge=0, description="weight of the entropy bonus")
-    advantage: Literal["normalised", "centred", "leave_one_out"] = "normalised"
+    advantage: Advantage = "normalised"
     fraction: float = Field(1.0, ge=0, le=1, description="share of the group's mean subtracted")
+    process: ProcessConfig | None = Field(None, description="rewards beside the verdict")
+    half_life: float | None = Field(
+        None, gt=0, description="updates by which a token lags and counts half"
+    )
+    importance_cap: float | None = Field(
+        None, gt=0, description="largest weight of trainer against engine; the ratio is then 1"
+    )
     schedule: ScheduleConfig = ScheduleConfig()
 
 
@@ -121,6 +146,31 @@ class TrainSettings(Section):
     concurrency: int = Field(64, ge=1, description="episodes at once")
 
 
+class StageConfig(Section):
+    """A stage of a curriculum; what is left out is as in the whole run.
+
+    ICRL (arXiv 2603.08068): 3, 2 and 0 examples for 100 updates each, and the reference model and
+    the optimiser begin anew with each stage.
+    """
+
+    steps: int | None = Field(None, ge=1, description="updates; the last stage's go to train.steps")
+    success: float | None = Field(
+        None, gt=0, le=1, description="mean success of ten updates that ends it earlier"
+    )
+    agent: dict[str, Any] = Field(default_factory=dict, description="its settings, e.g. shots")
+    objective: Objective | None = None
+    epsilon_low: float | None = Field(None, ge=0)
+    epsilon_high: float | None = Field(None, ge=0)
+    kl: float | None = Field(None, ge=0)
+    entropy: float | None = Field(None, ge=0)
+    advantage: Advantage | None = None
+    fraction: float | None = Field(None, ge=0, le=1)
+    temperature: float | None = Field(None, gt=0)
+    lr: float | None = Field(None, gt=0)
+    reset_reference: bool = Field(True, description="KL is then to the weights it begins with")
+    reset_optimizer: bool = Field(True, description="moments and warm-up begin anew")
+
+
 class TrainConfig(Section):
     """The whole of it.
 
@@ -134,6 +184,10 @@ class TrainConfig(Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     backend: BackendConfig = BackendConfig()
     train: TrainSettings = TrainSettings()
+    stages: tuple[StageConfig, ...] = Field((), description="a curriculum; none: one stage")
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="where metrics go beside metrics.jsonl"
+    )
     out: Path | None = Field(None, description="the run's folder; a new one below runs/")
 
     def __init__(self, **values: Any) -> None:
@@ -206,22 +260,29 @@ def told(error: ValidationError, model: type[BaseModel], above: str = "") -> str
 
 def _fields(model: type[BaseModel], where: Sequence[str]) -> set[str]:
     for part in where:
+        if part.isdigit():
+            continue
         annotation = model.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         model = next(a for a in options if isinstance(a, type) and issubclass(a, BaseModel))
     return set(model.model_fields)
 
 
-def _put(data: dict[str, Any], setting: str) -> None:
+def _put(data: Any, setting: str) -> None:
     path, equals, value = setting.partition("=")
     if not equals or not path:
         raise InputError(f"a setting is written a.b=c, got {setting!r}")
     *above, last = path.split(".")
     for part in above:
+        if isinstance(data, list):
+            if not part.isdigit() or int(part) >= len(data):
+                raise InputError(f"{setting!r}: {part} is no index of {len(data)} parts")
+            data = data[int(part)]
+            continue
         inner = data.setdefault(part, {})
         if isinstance(inner, str) and part in ("env", "agent", "algorithm", "backend"):
             inner = data[part] = {"id": inner}
-        if not isinstance(inner, dict):
+        if not isinstance(inner, dict | list):
             raise InputError(f"{setting!r}: {part} holds {inner!r}, which has no fields")
         data = inner
     data[last] = yaml.safe_load(value)

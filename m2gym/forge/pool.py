@@ -24,6 +24,7 @@ With ``durable=True`` every `put` also survives a power loss (fsync per transact
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -59,6 +60,11 @@ CREATE TABLE IF NOT EXISTS completions(
   PRIMARY KEY(episode, turn));
 CREATE TABLE IF NOT EXISTS claims(id INTEGER PRIMARY KEY AUTOINCREMENT, epoch INTEGER NOT NULL,
   state TEXT NOT NULL);
+"""
+
+
+_EXTRAS = """
+CREATE TABLE IF NOT EXISTS extras(episode INTEGER PRIMARY KEY, data TEXT NOT NULL)
 """
 
 
@@ -137,6 +143,7 @@ class DataPool:
                     db.execute(statement)
                 values = (("schema", SCHEMA), ("group_size", self.group_size), ("epoch", 0))
                 db.executemany("INSERT INTO meta VALUES (?, ?)", values)
+            db.execute(_EXTRAS)
             found = dict(db.execute("SELECT name, value FROM meta").fetchall())
             if found.get("schema") != SCHEMA:
                 raise PoolCorruptError(
@@ -209,6 +216,9 @@ class DataPool:
                 fault,
             ),
         ).lastrowid
+        if trajectory.extra:
+            values = (episode, json.dumps(trajectory.extra))
+            db.execute("INSERT INTO extras VALUES (?, ?)", values)
         db.executemany(
             "INSERT INTO completions VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
@@ -322,6 +332,9 @@ class DataPool:
                 "WHERE episode = ? ORDER BY turn",
                 (episode,),
             ).fetchall()
+            extra = self._db.execute(
+                "SELECT data FROM extras WHERE episode = ?", (episode,)
+            ).fetchone()
         return PoolTrajectory(
             key,
             tuple(from_blobs(row[:4], row[4]) for row in rows),
@@ -330,6 +343,7 @@ class DataPool:
             isolation,
             group if group != key or self.group_size > 1 else None,
             task,
+            {} if extra is None else json.loads(extra[0]),
         )
 
     @property

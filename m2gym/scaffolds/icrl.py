@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from m2gym.core.errors import EpisodeOverError, InputError
 from m2gym.core.protocols import Episode, ModelRequest, Sampling
+from m2gym.core.trajectory import Trajectory
 from m2gym.scaffolds.icrl_examples import EXAMPLES
 
 ARGUMENTS = {"search": "query", "python": "code", "calculator": "expression"}
@@ -44,6 +45,8 @@ CORRECTION = (
     "<answer> and </answer>."
 )
 
+RE = re.DOTALL | re.MULTILINE
+
 LAST = "No tool can be used any more. Give the answer between <answer> and </answer>."
 
 
@@ -55,11 +58,18 @@ class Icrl:
         shots: worked examples in the prompt; several numbers are a curriculum, each for
             ``stage_updates`` updates of a training run (published: 3, 2, 0 for 100 each).
         turns: tool turns before the last answer.
+        examples: where they stand: in the prompt's text (published), or as turns of the chat before
+            the question, which models too small to read a long prompt still go on with.
+        thinking: whether examples think aloud.
+        tools: tags that are offered; all that the task has when left out.
     """
 
     shots: int | Sequence[int] = 0
     stage_updates: int = 100
     turns: int = 6
+    examples: Literal["prompt", "turns"] = "prompt"
+    thinking: bool = True
+    tools: Sequence[str] | None = None
     instructions: str = INSTRUCTIONS
     correction: str = CORRECTION
     name: str = field(default="icrl", init=False)
@@ -71,6 +81,11 @@ class Icrl:
             raise InputError(f"icrl: shots is a number from 0 or several, got {self.shots}")
         if max(self.shots) > len(EXAMPLES):
             raise InputError(f"icrl: there are {len(EXAMPLES)} examples, got shots={self.shots}")
+        if self.examples not in ("prompt", "turns"):
+            raise InputError(f"icrl: examples is prompt or turns, got {self.examples!r}")
+        unknown = sorted({*(self.tools or ())} - {*ARGUMENTS})
+        if unknown:
+            raise InputError(f"icrl: unknown tool {unknown[0]!r}; known: {', '.join(ARGUMENTS)}")
         if self.turns < 0 or self.stage_updates < 1:
             raise InputError(
                 f"icrl: turns is at least 0 and stage_updates 1, got {self.turns} and "
@@ -94,9 +109,10 @@ class Icrl:
         session = episode.session
         if session is None:
             raise InputError("icrl calls a model: the episode has no session")
-        tools = [tool.name for tool in episode.tools if tool.name in ARGUMENTS]
+        offered = ARGUMENTS if self.tools is None else self.tools
+        tools = [t.name for t in episode.tools if t.name in ARGUMENTS and t.name in offered]
         stop = tuple(f"</{tag}>" for tag in (*tools, "answer"))
-        messages = [{"role": "user", "content": self.prompt(episode, tools)}]
+        messages: list[dict[str, Any]] = self.opening(episode, tools)
         response: list[str] = []
         for turn in range(self.turns + 1):
             request = ModelRequest(messages=messages, sampling=Sampling(stop=stop))
@@ -114,20 +130,37 @@ class Icrl:
             messages += [said, {"role": "user", "content": told}]
         await episode.act({"name": "answer", "arguments": {"response": "\n".join(response)}})
 
-    def prompt(self, episode: Episode, tools: Sequence[str]) -> str:
+    def opening(self, episode: Episode, tools: Sequence[str]) -> list[dict[str, Any]]:
         """Instructions, examples and the question; the same for all attempts at a task."""
         assert not isinstance(self.shots, int)
         known = [example for tool, example in EXAMPLES if tool in tools]
         dice = np.random.default_rng(list(episode.task.id.encode()))
         chosen = [known[n] for n in dice.permutation(len(known))[: self.shots[0]]]
+        if not self.thinking:
+            chosen = [re.sub(r"<think>.*?</think>\n", "", e, flags=re.DOTALL) for e in chosen]
         described = "\n".join(DESCRIBED[tool] for tool in tools)
-        return "\n\n".join(
-            [
-                self.instructions.format(tools=described),
-                *chosen,
-                f"Question: {episode.task.instruction}",
-            ]
-        )
+        head = self.instructions.format(tools=described)
+        question = f"Question: {episode.task.instruction}"
+        if self.examples == "prompt":
+            return [{"role": "user", "content": "\n\n".join([head, *chosen, question])}]
+        messages = [m for example in chosen for m in turns_of(example)]
+        messages.append({"role": "user", "content": question})
+        messages[0]["content"] = f"{head}\n\n{messages[0]['content']}"
+        return messages
+
+    def zero_shot(
+        self, messages: Sequence[dict[str, Any]], instruction: str
+    ) -> list[dict[str, Any]]:
+        """The opening of `messages` without its examples, for a task of that instruction."""
+        head = str(messages[0]["content"]).partition("\n\nQuestion: ")[0]
+        return [{"role": "user", "content": f"{head}\n\nQuestion: {instruction}"}]
+
+    def finished(self, trajectory: Trajectory) -> bool:
+        """Whether an answer was given in its tags."""
+        last = trajectory.steps[-1].action if trajectory.steps else None
+        if not isinstance(last, dict) or last.get("name") != "answer":
+            return False
+        return call_in(str(last["arguments"]["response"]), ["answer"]) is not None
 
     async def _told(self, episode: Episode, call: tuple[str, str] | None) -> str | None:
         """What the environment answers; ``None`` when the episode has ended."""
@@ -168,3 +201,16 @@ def call_in(text: str, tags: Sequence[str]) -> tuple[str, str] | None:
     either = "|".join(map(re.escape, tags))
     found = re.search(rf"<({either})>(.*?)</\1>", text, re.DOTALL)
     return None if found is None else (found[1], found[2].strip())
+
+
+def turns_of(example: str) -> list[dict[str, Any]]:
+    """An example's text as turns of a chat.
+
+    >>> text = "Question: q\\n<a>1</a>\\n<information>2</information>\\n<answer>3</answer>"
+    >>> [m["role"] for m in turns_of(text)]
+    ['user', 'assistant', 'user', 'assistant']
+    """
+    found = re.split(r"\n?(^Question: .*?$|<information>.*?</information>)\n?", example, flags=RE)
+    texts = [text for text in found if text]
+    roles = ("user", "assistant")
+    return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]

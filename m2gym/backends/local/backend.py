@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from m2gym.backends.local.engine import LocalEngine
+from m2gym.backends.local.gguf import model_folder
 from m2gym.backends.local.hooked import HookedModel, load_causal
 from m2gym.backends.local.metrics import Row
 from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
@@ -37,8 +38,8 @@ class LocalBackend:
     """Generate and train in this process; see `m2gym.backends.local`."""
 
     def model(self, spec: str) -> Model:
-        """``spec`` is a folder in Hugging Face's format, or a training run's."""
-        folder = Path(spec)
+        """``spec`` is a folder in Hugging Face's format, a training run's, or ``gguf:…``."""
+        folder = Path(model_folder(spec))
         folder = folder / "model" if (folder / "model").is_dir() else folder
         config = LocalConfig()
         hooked = HookedModel(load_causal(str(folder), device=device_of(config)))
@@ -60,9 +61,10 @@ class LocalBackend:
         if config.out is None:
             name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
             config = config.replace(out=RUNS / name)
-        hooked = prepared(load_causal(config.model, dtype=_dtype(local)), config)
+        source = model_folder(config.model)
+        hooked = prepared(load_causal(source, dtype=_dtype(local)), config)
         hooked.check()
-        format = format_of(Path(config.model), local)
+        format = format_of(Path(source), local)
         engine = engine_of(hooked, format, local)
         rollouts = rollouts_of(config, format, engine.context)
         trainer = LocalTrainer(config, hooked, rollouts, engine=engine, resume=resume, told=told)
@@ -124,7 +126,10 @@ def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) ->
     if config.env.tasks is not None:
         names = {name.partition("/")[0] for name in config.env.tasks}
         held_out = tuple(i for i in held_out if i.partition("/")[0] in names)
-    return EpisodeRollouts(first, format, tasks, held_out, context)
+    own = [scaffold_of(config, stage.agent) for stage in config.stages]
+    return EpisodeRollouts(
+        first, format, tasks, held_out, context, stages=own, process=config.algorithm.process
+    )
 
 
 def chosen(ids: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -141,11 +146,11 @@ def chosen(ids: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(i for i in ids if i in wanted or i.partition("/")[0] in wanted)
 
 
-def scaffold_of(config: TrainConfig) -> Scaffold:
-    """The agent, made with its settings."""
+def scaffold_of(config: TrainConfig, own: Mapping[str, Any] | None = None) -> Scaffold:
+    """The agent, made with its settings, and a stage's ``own`` over them."""
     kind = SCAFFOLDS.get(config.agent.id)
     try:
-        return check_scaffold(kind(**config.agent.settings))
+        return check_scaffold(kind(**{**config.agent.settings, **(own or {})}))
     except TypeError as error:
         raise InputError(f"agent {config.agent.id!r}: {error}") from error
 

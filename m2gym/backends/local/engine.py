@@ -13,6 +13,7 @@ version it carries.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,7 @@ class LocalEngine:
             raise InputError(f"pass_tokens is at least 1, got {pass_tokens}")
         self.model, self.stop_ids, self.decode = model, frozenset(stop_ids), decode
         self.pass_tokens, self.version = pass_tokens, 0
+        self.seconds = 0.0
         self.context = context or model.context
         self.store = Store(_shape(model), rows=rows, tokens=kv_tokens)
         self._seeds = np.random.default_rng(seed)
@@ -241,8 +243,13 @@ class LocalEngine:
 
     # -- in the worker thread -------------------------------------------------------------------
 
-    @torch.no_grad()
     def _pass(self) -> None:
+        begun = time.perf_counter()
+        self._tokens()
+        self.seconds += time.perf_counter() - begun
+
+    @torch.no_grad()
+    def _tokens(self) -> None:
         """Admit, feed, sample: one token for every sequence whose prompt is through."""
         self._admit()
         step = Step(self.store, self._pieces())

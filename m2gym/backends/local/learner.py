@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +16,24 @@ from torch.utils.checkpoint import checkpoint
 
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.optimiser import MasterAdamW
+from m2gym.backends.local.process import completion_advantages
+from m2gym.backends.local.reference import Reference
 from m2gym.backends.train_config import AlgorithmConfig
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InfraError, InputError
 from m2gym.forge.advantages import group_advantages
 from m2gym.forge.attention import tree_attention
-from m2gym.forge.objectives import Cispo, Gspo, Loss, Objective, PpoClip, TokenBatch, dapo
-from m2gym.forge.pack import Budget, pack
+from m2gym.forge.objectives import (
+    Cispo,
+    Gspo,
+    Loss,
+    Objective,
+    PpoClip,
+    TokenBatch,
+    dapo,
+    importance_weight,
+    staleness_weight,
+)
+from m2gym.forge.pack import Budget, Packing, pack
 from m2gym.forge.records import PoolTrajectory
 from m2gym.forge.targets import Scores, Targets, targets_of
 from m2gym.forge.tree import Sample, Tree, build_tree
@@ -29,7 +41,8 @@ from m2gym.forge.tree import Sample, Tree, build_tree
 HEAD_ROWS = 1024
 """Positions whose logits exist at once; the project's choice."""
 
-Scorer = Callable[[Tree, Targets], Scores]
+LEAST_TOKENS = 64
+"""Micro-batches are not halved below this when memory runs out; the project's choice."""
 
 
 def objective_of(config: AlgorithmConfig) -> Objective:
@@ -71,7 +84,8 @@ class Graded:
 
 
 def graded(groups: Sequence[Sequence[PoolTrajectory]], config: AlgorithmConfig) -> Graded:
-    """Samples of groups; every completion of an episode has the episode's advantage."""
+    """Samples of groups; every completion of an episode has the episode's advantage, or with
+    ``config.process`` one of its own."""
     episodes = [(n, episode) for n, group in enumerate(groups) for episode in group]
     rewards = [float(episode.reward or 0.0) for _, episode in episodes]
     found = group_advantages(
@@ -89,6 +103,9 @@ def graded(groups: Sequence[Sequence[PoolTrajectory]], config: AlgorithmConfig) 
             )
             advantages.append(advantage)
             versions.append(c.versions_T)
+    value_S = np.array(advantages)
+    if config.process is not None:
+        value_S = completion_advantages(groups, config, config.process)
     lengths = [sum(len(c.response_ids) for c in episode.completions) for _, episode in episodes]
     stats = {
         "reward": float(np.mean(rewards)),
@@ -99,7 +116,7 @@ def graded(groups: Sequence[Sequence[PoolTrajectory]], config: AlgorithmConfig) 
         "groups_equal": float(found.equal + found.lone),
         "groups": float(found.groups),
     }
-    return Graded(tuple(samples), np.array(advantages), tuple(versions), stats)
+    return Graded(tuple(samples), value_S, tuple(versions), stats)
 
 
 class Learner:
@@ -109,7 +126,8 @@ class Learner:
         model: trained in place. config: objective and advantages.
         optimiser: over its weights.
         temperature: that tokens were sampled at.
-        micro_tokens: of a micro-batch, shared prefixes counted once.
+        micro_tokens: of a micro-batch, shared prefixes counted once; halved for good when an update
+            does not fit in memory.
     """
 
     def __init__(
@@ -121,16 +139,28 @@ class Learner:
         temperature: float = 1.0,
         micro_tokens: int = 8192,
     ) -> None:
-        self.model, self.config, self.optimiser = model, config, optimiser
+        self.model, self.optimiser = model, optimiser
+        self.budget = Budget(micro_tokens)
+        self.reference: Reference | None = None
+        self.configure(config, temperature)
+
+    def configure(self, config: AlgorithmConfig, temperature: float) -> None:
+        """Go on with another objective and sampling temperature: a new stage. Where a KL term is
+        wanted for the first time, its reference is the weights as they are."""
+        self.config, self.temperature = config, temperature
         self.objective = objective_of(config)
-        self.temperature, self.budget = temperature, Budget(micro_tokens)
-        self.reference = _reference(model) if config.kl else None
+        if config.kl and self.reference is None:
+            self.reference = Reference(self.model)
 
     def update(self, batch: Graded, version: int, lr: float) -> dict[str, float]:
         """Train on a batch, which version ``version`` of the weights is the first to see.
 
         Samples whose advantage is 0 have no gradient and are not computed, but count in every mean,
-        unless a KL or entropy term wants them.
+        unless a KL or entropy term wants them. Out of memory, the update begins again with
+        micro-batches of half the tokens (``oom`` counts); a sample that fits in none is masked.
+
+        Raises:
+            InfraError: no memory even for the smallest micro-batch.
         """
         regularised = self.config.kl or self.config.entropy
         wanted = [n for n in range(len(batch.samples)) if regularised or batch.advantage_S[n] != 0]
@@ -143,32 +173,72 @@ class Learner:
         }
         if not wanted:
             return {**stats, "grad_norm": 0.0, "computed_tokens": 0.0, "merge": 1.0}
-        samples = [batch.samples[n] for n in wanted]
-        packing = pack(samples, self.budget, oversize="mask")
-        seen = _Seen()
-        self.model.base.train()
-        for micro in packing.micro_batches:
-            chosen = [wanted[n] for n in micro.samples]
-            loss = self._loss(batch, chosen, tokens, len(batch.samples), version, seen)
-            loss.value.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.collect()
-        self.model.base.eval()
-        whole = sum(len(s.ids_T) for s in samples)
+        begun, oom = time.perf_counter(), 0
+        while (done := self._gradients(batch, wanted, tokens, version)) is None:
+            oom += 1
+            self._halve()
+        packed, seen = done
+        gradients = time.perf_counter()
         norm = self.optimiser.step(lr)
         return {
             **stats,
             **seen.stats(),
             "grad_norm": norm,
-            "computed_tokens": float(packing.tokens),
-            "merge": whole / max(1, packing.tokens),
-            "oversize": float(len(packing.masked)),
+            "computed_tokens": float(packed.tokens),
+            "merge": sum(len(batch.samples[n].ids_T) for n in wanted) / max(1, packed.tokens),
+            "oversize": float(len(packed.masked)),
+            "oom": float(oom),
+            "seconds_gradients": gradients - begun,
+            "seconds_optimiser": time.perf_counter() - gradients,
         }
 
-    def scores(self, samples: Sequence[Sample]) -> tuple[Targets, Scores]:
+    def _gradients(
+        self, batch: Graded, wanted: Sequence[int], tokens: int, version: int
+    ) -> tuple[Packing, _Seen] | None:
+        """All micro-batches forward and backward; ``None`` when memory ran out."""
+        packed = pack([batch.samples[n] for n in wanted], self.budget, oversize="mask")
+        seen = _Seen()
+        self.model.base.train()
+        try:
+            for micro in packed.micro_batches:
+                chosen = [wanted[n] for n in micro.samples]
+                loss = self._loss(batch, chosen, tokens, len(batch.samples), version, seen)
+                loss.value.backward()  # type: ignore[no-untyped-call]
+                self.optimiser.collect()
+        except RuntimeError as error:
+            if not no_memory(error):
+                raise
+            return None
+        finally:
+            self.model.base.eval()
+        return packed, seen
+
+    def _halve(self) -> None:
+        self.optimiser.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = self.budget.tokens // 2
+        if half < LEAST_TOKENS:
+            raise InfraError(
+                f"an update needs more memory than there is, even in micro-batches of "
+                f"{self.budget.tokens} tokens; set backend.checkpointing or backend.lora"
+            )
+        self.budget = Budget(half)
+
+    def scores(
+        self, samples: Sequence[Sample], temperature: float | None = None
+    ) -> tuple[Targets, Scores]:
         """Logprobs and entropies of samples merged into one tree."""
         tree = build_tree(samples, vocabulary=self.model.vocabulary)
         targets = targets_of(tree)
-        return targets, self._score(self.model, tree, targets)
+        return targets, self._score(self.model, tree, targets, temperature)
+
+    @torch.no_grad()
+    def nll(self, samples: Sequence[Sample]) -> float:
+        """Mean over samples of the summed negative log-likelihood of what they train on, in nats
+        and at temperature 1."""
+        _, scores = self.scores(samples, 1.0)
+        return -float(scores.logprobs_M.sum()) / len(samples)
 
     def _loss(
         self,
@@ -187,13 +257,23 @@ class Learner:
         def flat(values: NDArray[np.float64]) -> torch.Tensor:
             return torch.as_tensor(values, dtype=scores.logprobs_M.dtype, device=device)
 
-        old_M = flat(targets.old_logprobs_M)
+        engine_M = flat(targets.old_logprobs_M)
+        old_M, weight_M = engine_M, None
+        if self.config.importance_cap is not None:
+            old_M = scores.logprobs_M.detach()
+            weight_M = importance_weight(old_M, engine_M, self.config.importance_cap)
+        if self.config.half_life is not None:
+            lag_M = version - np.concatenate([batch.versions[n] for n in chosen])
+            stale_M = staleness_weight(torch.as_tensor(lag_M), self.config.half_life)
+            stale_M = stale_M.to(device, scores.logprobs_M.dtype)
+            weight_M = stale_M if weight_M is None else weight_M * stale_M
         loss = self.objective(
             TokenBatch(
                 logprobs_M=scores.logprobs_M,
                 old_logprobs_M=old_M,
                 advantage_M=flat(batch.advantage_S[list(chosen)][targets.sample_M]),
                 sample_M=torch.as_tensor(targets.sample_M, device=device),
+                weight_M=weight_M,
                 entropy_M=scores.entropy_M,
                 reference_M=self._reference_scores(tree, targets),
                 total_tokens=tokens,
@@ -201,7 +281,7 @@ class Learner:
             )
         )
         fresh_M = np.concatenate([batch.versions[n] for n in chosen]) == version
-        difference_M = (scores.logprobs_M.detach() - old_M).abs()
+        difference_M = (scores.logprobs_M.detach() - engine_M).abs()
         seen.add(
             {**loss.stats, "entropy": float(scores.entropy_M.detach().mean())},
             len(old_M),
@@ -211,14 +291,16 @@ class Learner:
         return loss
 
     def _reference_scores(self, tree: Tree, targets: Targets) -> torch.Tensor | None:
-        if self.reference is None:
+        if self.reference is None or not self.config.kl:
             return None
-        model, weights = self.reference
-        with torch.no_grad(), weights():
+        with torch.no_grad(), self.reference.weights() as model:
             return self._score(model, tree, targets).logprobs_M
 
-    def _score(self, model: HookedModel, tree: Tree, targets: Targets) -> Scores:
+    def _score(
+        self, model: HookedModel, tree: Tree, targets: Targets, temperature: float | None = None
+    ) -> Scores:
         device = model.device
+        scale = self.temperature if temperature is None else temperature
 
         def attend(
             layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
@@ -233,7 +315,7 @@ class Learner:
         hidden_P_H = hidden_T_H[torch.as_tensor(targets.position_P, device=device)]
         target_P = torch.as_tensor(targets.target_P, device=device)
         parts = [
-            checkpoint(self._head, model, h, t, use_reentrant=False)
+            checkpoint(self._head, model, h, t, scale, use_reentrant=False)
             for h, t in zip(
                 torch.split(hidden_P_H, HEAD_ROWS), torch.split(target_P, HEAD_ROWS), strict=True
             )
@@ -243,9 +325,13 @@ class Learner:
         return Scores(logp_P[pair_M], entropy_P[pair_M])
 
     def _head(
-        self, model: HookedModel, hidden_P_H: torch.Tensor, target_P: torch.Tensor
+        self,
+        model: HookedModel,
+        hidden_P_H: torch.Tensor,
+        target_P: torch.Tensor,
+        temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logp_P_V = torch.log_softmax(model.logits(hidden_P_H) / self.temperature, -1)
+        logp_P_V = torch.log_softmax(model.logits(hidden_P_H) / temperature, -1)
         entropy_P = -(logp_P_V.exp() * logp_P_V).sum(-1)
         return logp_P_V.gather(1, target_P[:, None])[:, 0], entropy_P
 
@@ -279,9 +365,6 @@ class _Seen:
         return found
 
 
-def _reference(model: HookedModel) -> tuple[HookedModel, Callable[[], Any]]:
-    """The first weights: those under the adapters, else a copy."""
-    if hasattr(model.model, "disable_adapter"):
-        return model, model.model.disable_adapter
-    frozen = copy.deepcopy(model.base).eval().requires_grad_(False)
-    return HookedModel(frozen), nullcontext
+def no_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -13,6 +13,8 @@ Row = dict[str, Any]
 STUCK_STEPS = 5
 """Steps without any difference of rewards before that is named; this and the limits below are the
 project's choice."""
+EQUAL_TIMES, MASKED_SHARE = 3, 0.25
+"""Times running that a task's group is equal, and share of masked episodes, that are named."""
 LOW_ENTROPY, HIGH_RATIO, LONGER, DIFFERENCE = 0.02, 20.0, 2.0, 0.1
 
 
@@ -50,6 +52,34 @@ def _line(row: Row) -> str:
     return json.dumps(plain) + "\n"
 
 
+class EqualTasks:
+    """Counts, for each task, how often running its group's rewards did not differ.
+
+    >>> seen = EqualTasks()
+    >>> [seen.add("a", rewards) for rewards in ([0, 0], [0, 0], [0, 0], [0, 1])]
+    [None, None, (0.0, 3), None]
+    """
+
+    def __init__(self) -> None:
+        self.times: dict[str, int] = {}
+
+    def add(self, task: str, rewards: Sequence[float]) -> tuple[float, int] | None:
+        """Mean reward and count, when it is time to name the task."""
+        if any(r != rewards[0] for r in rewards):
+            self.times.pop(task, None)
+            return None
+        times = self.times[task] = self.times.get(task, 0) + 1
+        return (float(rewards[0]), times) if times % EQUAL_TIMES == 0 else None
+
+
+def _equal(task: str, mean: float, times: int) -> str:
+    how = "it always fails" if mean <= 0 else f"always {mean:g}"
+    return (
+        f"task {task!r}: all attempts were equal {times} times running ({how}); it teaches "
+        "nothing; leave it out, or look at one of its trajectories"
+    )
+
+
 def anomalies(row: Row, before: Sequence[Row]) -> list[str]:
     """What is wrong in a step, each with what to look at."""
     found = []
@@ -75,6 +105,18 @@ def anomalies(row: Row, before: Sequence[Row]) -> list[str]:
         found.append(
             f"stuck rewards: every group was equal for {STUCK_STEPS} steps; choose other tasks, or "
             "algorithm.fraction below 1"
+        )
+    found += [_equal(task, mean, times) for task, (mean, times) in row.get("equal", {}).items()]
+    if row.get("oom"):
+        found.append(
+            f"out of memory {row['oom']:.0f} times: micro-batches were halved; set "
+            "backend.micro_tokens to what fits, or backend.checkpointing"
+        )
+    masked = row.get("masked_episodes", 0.0)
+    if masked and masked >= MASKED_SHARE * (masked + row["episodes"]):
+        found.append(
+            f"{masked:.0f} of {masked + row['episodes']:.0f} episodes were masked: "
+            f"{row.get('masked_why', 'not graded')}"
         )
     first = [r["length"] for r in before[:STUCK_STEPS]]
     if len(first) == STUCK_STEPS and row["length"] > LONGER * max(first):

@@ -15,14 +15,14 @@ FLOOR = 0.1
 """Share of the rate that a decay ends at; the project's choice."""
 
 
-def rate(settings: TrainSettings, step: int) -> float:
-    """Learning rate of update ``step``, from 0.
+def rate(settings: TrainSettings, step: int, begun: int = 0) -> float:
+    """Learning rate of update ``step``, from 0; the warm-up begins at update ``begun``.
 
     >>> rate(TrainSettings(lr=1.0, warmup=4, steps=10), 1)
     0.5
     """
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
+    if step - begun < settings.warmup:
+        return settings.lr * (step - begun + 1) / settings.warmup
     if settings.decay == "constant":
         return settings.lr
     done = (step - settings.warmup) / max(1, settings.steps - 1 - settings.warmup)
@@ -80,6 +80,16 @@ class MasterAdamW:
                         weight.copy_(master)
         self.adamw.zero_grad(set_to_none=True)
         return norm
+
+    def clear(self) -> None:
+        """Forget gradients that were not used."""
+        for weight in self.weights:
+            weight.grad = None
+        self.adamw.zero_grad(set_to_none=True)
+
+    def reset(self) -> None:
+        """Begin anew: moments and their counts are forgotten, the weights stay."""
+        self.adamw.state.clear()
 
     def state(self) -> dict[str, Any]:
         """Masters and moments, for a checkpoint."""

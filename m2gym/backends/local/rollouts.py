@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from m2gym.backends.local.behaviour import extras
+from m2gym.backends.local.process import reward_of
+from m2gym.backends.train_config import ProcessConfig
 from m2gym.core.errors import InputError
-from m2gym.core.protocols import Delta, Engine, Model, ModelRequest, Sampling, Session
+from m2gym.core.protocols import Delta, Engine, Model, ModelRequest, Sampling, Scaffold, Session
 from m2gym.core.trajectory import Trajectory
 from m2gym.forge.records import PoolCompletion, PoolTrajectory
 from m2gym.models.chat_format import TurnFormat
@@ -67,8 +70,9 @@ class PromptRollouts:
 class EpisodeRollouts:
     """Episodes of an environment by the driver; the agent's model is the engine's.
 
-    ``first`` says environment, taskset, agent and workspace; its task and model are replaced. An
-    agent with ``at_update(n)`` changes with the updates done: a curriculum.
+    ``first`` says environment, taskset, agent and workspace; its task and model are replaced.
+    ``stages`` are the agents of a run's stages; an agent with ``at_update(n)`` changes with the
+    updates done. ``process`` asks for each completion's own reward.
     """
 
     first: Attempt
@@ -76,12 +80,19 @@ class EpisodeRollouts:
     tasks: Sequence[str]
     held_out: Sequence[str] = ()
     context: int | None = None
+    stages: Sequence[Scaffold] = ()
+    process: ProcessConfig | None = None
+    stage: int = field(default=0, init=False)
+
+    def at_stage(self, index: int) -> None:
+        """Episodes from now on are of that stage."""
+        self.stage = index
 
     async def episode(
         self, engine: Engine, task: str, key: str, sampling: Sampling
     ) -> PoolTrajectory:
         model = TokenModel(engine, self.format, name="policy", context=self.context)
-        scaffold: Any = self.first.scaffold
+        scaffold: Any = self.stages[self.stage] if self.stages else self.first.scaffold
         if hasattr(scaffold, "at_update"):
             scaffold = scaffold.at_update(getattr(engine, "version", 0))
         attempt = replace(
@@ -92,7 +103,9 @@ class EpisodeRollouts:
             model="policy",
             seed=sampling.seed,
         )
-        return pooled(await run_episode(attempt), key)
+        done = await run_episode(attempt)
+        episode = pooled(done, key, self.process)
+        return replace(episode, extra=extras(done, attempt.task, scaffold, self.format))
 
 
 @dataclass
@@ -107,13 +120,16 @@ class Forced:
         return self.model.stream(replace(request, sampling=sampling), session)
 
 
-def pooled(trajectory: Trajectory, key: str) -> PoolTrajectory:
-    """An episode for the pool: every completion with its whole prompt."""
+def pooled(
+    trajectory: Trajectory, key: str, process: ProcessConfig | None = None
+) -> PoolTrajectory:
+    """An episode for the pool: every completion with its whole prompt, and its own reward."""
     record = trajectory.completions
     completions = tuple(
         replace(
             PoolCompletion.of(completion),
             prompt_ids=np.array(full_prompt(record, n), dtype=np.int32),
+            process_reward=0.0 if process is None else reward_of(completion, process),
         )
         for n, completion in enumerate(record)
         if completion.response_ids

@@ -17,39 +17,40 @@ from __future__ import annotations
 import asyncio
 import copy
 import fcntl
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from m2gym.backends.local import checkpoint
+from m2gym.backends.local.behaviour import behaviour, probes, success
 from m2gym.backends.local.engine import LocalEngine
+from m2gym.backends.local.generation import Generation
 from m2gym.backends.local.hooked import HookedModel
-from m2gym.backends.local.learner import Graded, Learner, graded
-from m2gym.backends.local.metrics import MetricsFile, Row, anomalies
+from m2gym.backends.local.learner import Learner, graded
+from m2gym.backends.local.metrics import EqualTasks, MetricsFile, Row, anomalies
 from m2gym.backends.local.optimiser import MasterAdamW, rate
 from m2gym.backends.local.rollouts import Rollouts
-from m2gym.backends.local.schedule import Plan, TaskOrder
+from m2gym.backends.local.schedule import Plan
+from m2gym.backends.stages import Stages
 from m2gym.backends.train_config import TrainConfig, local_config
 from m2gym.core.errors import InfraError, InputError
-from m2gym.core.protocols import Sampling
-from m2gym.forge.pool import DataPool
-from m2gym.forge.records import PoolTrajectory
+from m2gym.forge.pack import Budget
+from m2gym.forge.pool import Claim, DataPool
+from m2gym.forge.window import Batch
 
 MAY_CHANGE = {
     "out": None,
+    "log": None,
     "train": {"steps", "save_every", "keep", "eval_every", "eval_tasks", "stop_at", "concurrency"},
 }
 """Fields that a resumed run may have other values of. ``steps`` moves the end of a decay."""
 
-EMPTY_ROUNDS = 3
-"""Rounds of generation without one usable episode after which the run stops; ours."""
+PHASES = ("evaluate", "generate", "probe", "update")
+"""Phases of a step whose seconds are logged; ``generate`` holds the environment, ``engine`` within
+it the model, ``update`` the ``gradients`` and the ``optimiser``; ``other`` is all the rest."""
 
 LEASE = 1e-3
 """Seconds of the pool's lease: the run folder's lock is what keeps a second trainer out."""
@@ -95,27 +96,27 @@ class LocalTrainer:
             raise InputError("a training run needs its folder: out=…")
         local = local_config(config.backend)
         self.config, self.settings, self.out = config, config.train, config.out
-        self.model, self.rollouts, self.told = model, rollouts, told
-        self.resume = resume
+        self.model, self.told, self.resume = model, told, resume
+        self.stages = Stages(config)
         self.optimiser = MasterAdamW(model.model, config.train)
         self.learner = Learner(
             model,
-            config.algorithm,
+            self.stages.algorithm,
             self.optimiser,
-            temperature=config.train.temperature,
+            temperature=self.stages.settings.temperature,
             micro_tokens=local.micro_tokens,
         )
         self.engine = engine or LocalEngine(
             model, rows=local.rows, kv_tokens=local.kv_tokens, context=local.context
         )
-        self.order = TaskOrder(rollouts.tasks, config.train.seed)
         self.plan = Plan(config.algorithm.schedule, config.train.groups)
+        self.generation = Generation(rollouts, self.engine, self.plan, self.stages)
         self.metrics = MetricsFile(self.out / "metrics.jsonl")
+        self.equal = EqualTasks()
         self.step = 0
         self.rows: list[Row] = []
         self.held_out: float | None = None
         self._claims: list[int] = []
-        self._in_pool: dict[str, bool] = {}
 
     async def run(self) -> TrainResult:
         """Train to the last step.
@@ -132,44 +133,66 @@ class LocalTrainer:
             with DataPool(
                 path, group_size=size, vocabulary=self.model.vocabulary, max_tokens=most
             ) as self.pool:
-                self._in_pool = _usable(self.pool)
+                self.generation.in_pool = _usable(self.pool)
                 self.lease = self.pool.attach("local", trained=self._claims, lease=LEASE)
                 await self.engine.update_weights(self.step)
-                while self.step < self.settings.steps and not self._reached():
-                    await self._step()
-                self._save()
+                try:
+                    while self.step < self.settings.steps and not self._reached():
+                        await self._step()
+                finally:
+                    if self.step == len(self.rows):
+                        self._save()
         _export(self.model, self.out / "model")
         return TrainResult(self.out, tuple(self.rows), self.held_out)
 
     async def _step(self) -> None:
-        begun = time.perf_counter()
-        batch = await self._generate()
+        begun, busy = time.perf_counter(), self.engine.seconds
+        row: Row = {"step": self.step + 1, "stage": self.stages.index + 1}
+        if self.settings.eval_every and self.step == 0:
+            row["held_out_before"] = await self.generation.evaluate(0)
+        measured = time.perf_counter()
+        batch = await self.generation.next_batch(self.pool)
         generated = time.perf_counter()
+        row["seconds_evaluate"] = measured - begun
+        row["seconds_engine"] = self.engine.seconds - busy
+        row["seconds_generate"] = generated - measured
+        # From here to the log a step is done whole, also when the run is interrupted.
+        rest = asyncio.ensure_future(self._learn(batch, row, begun))
+        try:
+            await asyncio.shield(rest)
+        except asyncio.CancelledError:
+            await rest
+            raise
+
+    async def _learn(self, batch: Batch[int], row: Row, begun: float) -> None:
         claim = self.lease.claim(self.settings.groups)
         if claim is None or len(claim.groups) != self.settings.groups:
             raise InfraError("the pool and the schedule do not agree; begin a new run")
         self._claims.append(claim.id)
-        data = graded(claim.groups, self.config.algorithm)
-        stats = self._update(data)
-        updated = time.perf_counter()
+        lr = rate(self.stages.settings, self.step, self.stages.begun)
+        data = graded(claim.groups, self.stages.algorithm)
+        probed = time.perf_counter()
+        wanted = probes(claim.groups)
+        row |= {"lr": lr, **data.stats, **behaviour(claim.groups)}
+        if wanted:
+            row["nll0"] = self.learner.nll(wanted)
+        learning = time.perf_counter()
+        row |= self.learner.update(data, self.step, lr)
+        row["seconds_probe"] = learning - probed
+        row["seconds_update"] = time.perf_counter() - learning
+        row |= self._counted(claim)
         self.plan.release(batch)
         self.step += 1
+        self._next_stage(claim, row)
         await self.engine.update_weights(self.step)
-        row: Row = {
-            "step": self.step,
-            "lr": rate(self.settings, self.step - 1),
-            **data.stats,
-            **stats,
-            "dropped_groups": float(len(self.plan.dropped)),
-            "masked_episodes": float(len(claim.groups) * self.settings.group_size)
-            - data.stats["episodes"],
-        }
         if self.settings.eval_every and self.step % self.settings.eval_every == 0:
-            row["held_out"] = self.held_out = await self.evaluate()
+            evaluating = time.perf_counter()
+            row["held_out"] = self.held_out = await self.generation.evaluate(self.step)
+            row["seconds_evaluate"] += time.perf_counter() - evaluating
         row["anomalies"] = anomalies(row, self.rows)
-        row["seconds_generate"] = generated - begun
-        row["seconds_update"] = updated - generated
         row["seconds"] = time.perf_counter() - begun
+        spent = sum(row[f"seconds_{name}"] for name in PHASES)
+        row["seconds_other"] = row["seconds"] - spent
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
         self.rows.append(row)
         self.metrics.append(row)
@@ -177,85 +200,37 @@ class LocalTrainer:
         if self.step % self.settings.save_every == 0:
             self._save()
 
-    def _update(self, data: Graded) -> dict[str, float]:
-        try:
-            return self.learner.update(data, self.step, rate(self.settings, self.step))
-        except torch.OutOfMemoryError as error:
-            raise InfraError(
-                f"an update needs more memory than there is ({error}); lower backend.micro_tokens, "
-                "or set backend.checkpointing or backend.lora"
-            ) from error
+    def _counted(self, claim: Claim) -> Row:
+        """What was masked and why, and tasks whose attempts never differ."""
+        members = len(claim.groups) * self.settings.group_size
+        found: Row = {
+            "dropped_groups": float(len(self.plan.dropped)),
+            "masked_episodes": float(members - len(claim.trajectories)),
+            "equal": {},
+        }
+        if found["masked_episodes"]:
+            found["masked_why"] = ", ".join(f"{n} × {w}" for w, n in self.pool.faults().items())
+        for group in claim.groups:
+            told = self.equal.add(group[0].task, [float(e.reward or 0.0) for e in group])
+            if told is not None:
+                found["equal"][group[0].task] = told
+        return found
 
-    async def _generate(self) -> Any:
-        empty = 0
-        while True:
-            items = self.plan.admit()
-            usable = 0
-            limit = asyncio.Semaphore(self.settings.concurrency)
-            groups = [asyncio.create_task(self._group(item, limit)) for item in items]
-            try:
-                for item, group in zip(items, groups, strict=True):
-                    episodes = await group
-                    name = str(item)
-                    if episodes is not None:
-                        self.pool.put(episodes)
-                        self._in_pool[name] = any(self._fit(e) for e in episodes)
-                    usable += self._in_pool[name]
-                    self.plan.generated(item, self._in_pool[name])
-            finally:
-                for group in groups:
-                    group.cancel()
-                await asyncio.gather(*groups, return_exceptions=True)
-            batch = self.plan.poll()
-            if batch is not None:
-                return batch
-            empty = 0 if usable else empty + 1
-            if empty == EMPTY_ROUNDS:
-                raise InfraError(
-                    f"no episode of {EMPTY_ROUNDS} rounds could be graded: {self.pool.faults()}"
-                )
-
-    async def _group(self, item: int, limit: asyncio.Semaphore) -> list[PoolTrajectory] | None:
-        """Episodes of an item; ``None`` where the pool has them already."""
-        name = str(item)
-        if name in self._in_pool:
-            return None
-
-        async def one(member: int) -> PoolTrajectory:
-            async with limit:
-                episode = await self.rollouts.episode(
-                    self.engine,
-                    self.order.task(item),
-                    f"{name}/{member}",
-                    self._sampling(self.order.seed_of(item, member)),
-                )
-            return replace(episode, group=name)
-
-        return list(await asyncio.gather(*(one(m) for m in range(self.settings.group_size))))
+    def _next_stage(self, claim: Claim, row: Row) -> None:
+        moved = self.stages.step(success(claim.groups))
+        if moved is None:
+            return
+        row["stage_ended"] = moved.reason
+        if moved.reset_optimizer:
+            self.optimiser.reset()
+            self.stages.begun = self.step
+        self.learner.configure(self.stages.algorithm, self.stages.settings.temperature)
+        if moved.reset_reference and self.learner.reference is not None:
+            self.learner.reference.reset()
 
     async def evaluate(self) -> float:
-        """Mean reward of held-out tasks, one episode each, sampled as in training.
-
-        Episodes that could not be graded do not count; NaN where none could.
-        """
-        tasks = list(self.rollouts.held_out)[: self.settings.eval_tasks]
-        if not tasks:
-            raise InputError("train.eval_every is set, but there are no held-out tasks")
-        episodes = await asyncio.gather(
-            *(
-                self.rollouts.episode(self.engine, task, f"eval-{self.step}/{n}", self._sampling(n))
-                for n, task in enumerate(tasks)
-            )
-        )
-        rewards = [e.reward for e in episodes if self._fit(e) and e.reward is not None]
-        return sum(rewards) / len(rewards) if rewards else math.nan
-
-    def _sampling(self, seed: int) -> Sampling:
-        s = self.settings
-        return Sampling(temperature=s.temperature, max_tokens=s.max_tokens, seed=seed)
-
-    def _fit(self, episode: PoolTrajectory) -> bool:
-        return episode.fault(self.model.vocabulary, self.engine.context) is None
+        """Mean reward of held-out tasks; see `Generation.evaluate`."""
+        return await self.generation.evaluate(self.step)
 
     def _reached(self) -> bool:
         goal, last = self.settings.stop_at, self.held_out
@@ -278,6 +253,12 @@ class LocalTrainer:
             self.step, self._claims = state["step"], state["claims"]
             self.held_out = state["held_out"]
             self.optimiser.load(state["optimiser"])
+            self.stages.load(state["stages"])
+            self.equal.times = dict(state["equal"])
+            self.learner.configure(self.stages.algorithm, self.stages.settings.temperature)
+            self.learner.budget = Budget(state["micro_tokens"])
+            if self.learner.reference is not None and "reference" in state:
+                self.learner.reference.load(state["reference"])
             self.plan.replay(self.step, state["dropped"])
             self.plan.dropped = list(state["dropped"])
         self.rows = self.metrics.keep(self.step)
@@ -289,7 +270,12 @@ class LocalTrainer:
             "held_out": self.held_out,
             "dropped": list(self.plan.dropped),
             "optimiser": self.optimiser.state(),
+            "stages": self.stages.state(),
+            "equal": dict(self.equal.times),
+            "micro_tokens": self.learner.budget.tokens,
         }
+        if self.learner.reference is not None:
+            state["reference"] = self.learner.reference.state()
         checkpoint.save(self.out / "checkpoints", self.step, state, keep=self.settings.keep)
         for claim in self._claims:
             self.lease.commit(claim)
