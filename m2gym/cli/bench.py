@@ -45,7 +45,10 @@ def bench(
         "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
         "tasks": lambda: _module("m2gym.tasksets.bench"),
         "gateway": lambda: _module("m2gym.gateway.bench"),
-        "recorder": lambda: _module("m2gym.models.bench"),
+        "recorder": lambda: [
+            *_module("m2gym.models.bench"),
+            *_module("m2gym.gateway.bench.recorder"),
+        ],
         "forge": lambda: _module("m2gym.forge.bench"),
         "kernels": lambda: _module("m2gym.kernels.bench"),
         "train": lambda: _module("m2gym.backends.local.bench"),

@@ -27,6 +27,10 @@ WINDOW = 20
 """Turns whose median is shown."""
 
 SESSIONS = 5
+
+HISTORIES = ("kept as they are", "own objects", "parsed anew")
+"""Whose messages come: those of a caller who never changes one (the gateway, our scaffolds), those
+of one who may, and messages that were read from JSON anew each turn."""
 SAID = 100
 """Tokens of an answer."""
 
@@ -68,9 +72,9 @@ def run() -> list[dict[str, Any]]:
     if (bpe := _bpe()) is not None:
         models.append(("ids of a BPE tokenizer", _echo(ChatML(bpe)), BYTES_A_TOKEN))
     return [
-        asyncio.run(_case(name, model, size, fresh))
+        asyncio.run(_case(name, model, size, history))
         for name, model, size in models
-        for fresh in (False, True)
+        for history in HISTORIES
     ]
 
 
@@ -97,38 +101,43 @@ def _bpe() -> HfTokenizer | None:
     return HfTokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=made))
 
 
-async def _case(name: str, model: Model, size: int, fresh: bool) -> dict[str, Any]:
-    first: list[float] = []
-    last: list[float] = []
-    tokens = 0
+async def _case(name: str, model: Model, size: int, history: str) -> dict[str, Any]:
+    spans, tokens = [], 0
     for _ in range(SESSIONS):
         session = RecordedSession(model)
-        spans = await _session(session, size, fresh)
-        first += spans[1 : WINDOW + 1]
-        last += spans[-WINDOW:]
+        spans.append(await _session(session, size, history))
         tokens = session.completions[-1].usage.prompt_tokens
-    start, end = statistics.median(first) * 1e3, statistics.median(last) * 1e3
+    return row(name, history, tokens, spans)
+
+
+def row(record: str, history: str, tokens: int, sessions: list[list[float]]) -> dict[str, Any]:
+    """Medians over the first and the last turns of all sessions, given as seconds a turn."""
+    first = statistics.median(s for spans in sessions for s in spans[1 : WINDOW + 1]) * 1e3
+    last = statistics.median(s for spans in sessions for s in spans[-WINDOW:]) * 1e3
     return {
-        "record": name,
-        "history": "parsed anew" if fresh else "own objects",
+        "record": record,
+        "history": history,
         "turns": TURNS,
         "tokens": tokens,
-        "first ms": start,
-        "last ms": end,
-        "ratio": end / start,
+        "first ms": first,
+        "last ms": last,
+        "ratio": last / first,
     }
 
 
-async def _session(session: RecordedSession, size: int, fresh: bool) -> list[float]:
+def heard(turn: int, size: int) -> str:
+    """What a user says in a turn; a token has ``size`` bytes."""
+    return f"{turn} " + WORDS * ((TOKENS // TURNS - SAID) * size // len(WORDS))
+
+
+async def _session(session: RecordedSession, size: int, history: str) -> list[float]:
     """CPU seconds of each turn; parsing what a client sends is not counted."""
-    heard = TOKENS // TURNS - SAID
     messages: list[Message] = [{"role": "system", "content": "You are measured."}]
     spans = []
     for turn in range(TURNS):
-        said = f"{turn} " + WORDS * (heard * size // len(WORDS))
-        messages.append({"role": "user", "content": said})
-        asked = json.loads(json.dumps(messages)) if fresh else messages
-        request = ModelRequest(asked)
+        messages.append({"role": "user", "content": heard(turn, size)})
+        asked = json.loads(json.dumps(messages)) if history == "parsed anew" else messages
+        request = ModelRequest(asked, constant=history == "kept as they are")
         begun = time.thread_time()
         completion = await session.complete(request)
         spans.append(time.thread_time() - begun)

@@ -131,7 +131,9 @@ class MessageTree:
         fresh = [(canonical(message), message) for message in asked[known:]]
         walk = _Hot(root, hot.raw, hot.messages, hot.leaf, hot.asked_ids, hot.results)
         if hot.raw:
-            walk.raw, walk.messages = list(hot.raw), list(hot.messages)
+            # the newest objects: the next request shares them
+            walk.raw = asked[:known] if constant else list(hot.raw)
+            walk.messages = list(hot.messages)
         before = walk.leaf
         matched = True
         for message, raw in fresh:

@@ -231,6 +231,7 @@ class _Talk:
             tools=self._tools[1],
             tool_choice=asked["tool_choice"],
             sampling=Sampling(**asked["sampling"]),
+            constant=True,
         )
         said = await session.complete(request)
         return {

@@ -50,6 +50,8 @@ class Proxy:
     pid: int
     secret: str = "sk-bench"
     named: bool = False
+    slow: Proxy | None = None
+    """What stands before the slow stream, where that is another one."""
 
 
 @contextlib.contextmanager
@@ -86,13 +88,20 @@ def _module(name: str, *arguments: str, core: int) -> Iterator[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _ours(upstream: int) -> Iterator[Proxy]:
-    spec = f"openai-compatible:http://127.0.0.1:{upstream}/v1#bench"
+def _ours(upstream: int, model: str = "bench") -> Iterator[Proxy]:
+    """The gateway; its sessions' model is one, whatever name a client asks for."""
+    spec = f"openai-compatible:http://127.0.0.1:{upstream}/v1#{model}"
     command = [sys.executable, "-m", "m2gym", "serve", "--model", spec, "--port", "0", "--json"]
     with _process([*command, "--quiet"], 0) as process:
         ready = json.loads(_line(process, "m2gym serve"))
         port = int(ready["base_url"].rpartition(":")[2])
         yield Proxy("m2gym", port, process.pid, ready["secret"], named=True)
+
+
+@contextlib.contextmanager
+def _both_of_ours(upstream: int) -> Iterator[Proxy]:
+    with _ours(upstream) as proxy, _ours(upstream, "slow") as slow:
+        yield replace(proxy, slow=slow)
 
 
 @contextlib.contextmanager
@@ -188,7 +197,9 @@ def _figures(proxy: Proxy, seconds: float) -> dict[str, float]:
     thinking = _drive(replace(base, connections=64, think=1.0, seconds=max(4.0, seconds)))
     streams_one = _drive(replace(base, stream=True))
     streams, streams_cpu = _with_cpu(proxy, replace(base, stream=True, connections=64))
-    slow = _drive(replace(base, stream=True, model="slow", requests=2, connections=8))
+    stands = proxy.slow or proxy
+    slowly = replace(base, port=stands.port, secret=stands.secret, stream=True, model="slow")
+    slow = _drive(replace(slowly, requests=2, connections=8))
     return {
         "requests/s at 1": one.per_second,
         "requests/s at 64": many.per_second,
@@ -223,7 +234,7 @@ def run(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[dict[str, Any]]:
         direct = Proxy("upstream itself", upstream, upstream_pid)
         makers: dict[str, Callable[[], Any]] = {
             direct.name: lambda: contextlib.nullcontext(direct),
-            "m2gym": lambda: _ours(upstream),
+            "m2gym": lambda: _both_of_ours(upstream),
             AIOHTTP: lambda: _peer(AIOHTTP, "peer_aiohttp", upstream),
         }
         if all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn", "httpx")):
