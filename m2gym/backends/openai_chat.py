@@ -76,7 +76,7 @@ class OpenAIChatModel:
             "messages": messages_for(request.messages, thinking=True),
             "stream": request.streamed,
             **sampling_for(request.sampling, explicit=True),
-            **tools_for(request),
+            **tools_for(request, "chat"),
         }
         if request.streamed:
             body["stream_options"] = {"include_usage": True}

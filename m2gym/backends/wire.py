@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,12 @@ from m2gym.core.trajectory import Completion
 from m2gym.models.messages import Message, assistant
 
 T = TypeVar("T")
+
+SEARCH = re.compile(r"(?i)(web_?search|google_?search)(_?(preview|retrieval))?(_\d+)*")
+"""Names under which providers have a search of the web."""
+
+SERVER_TOOL = "srvtoolu_"
+"""How ids of calls begin that Anthropic ran itself; LiteLLM gives them among the others."""
 
 FINISH = {
     "stop": "stop",
@@ -52,11 +59,35 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def tools_for(request: ModelRequest) -> dict[str, Any]:
-    """``tools`` and ``tool_choice``; nothing where there are none."""
-    if not request.tools:
-        return {}
-    out: dict[str, Any] = {"tools": [tool.openai() for tool in request.tools]}
+def tools_for(
+    request: ModelRequest, family: str = "chat", *, web_search: bool = True
+) -> dict[str, Any]:
+    """``tools`` and ``tool_choice``, and hosted tools; nothing where there are none.
+
+    A hosted tool is passed on as it was declared to a provider whose own ``family`` of protocols
+    (``chat``, ``messages``, ``gemini``) that is; a web search of another family as the
+    ``web_search_options`` that stand for one everywhere.
+
+    Raises:
+        ModelError: a hosted tool has no form for this provider.
+    """
+    tools: list[dict[str, Any]] = [tool.openai() for tool in request.tools]
+    out: dict[str, Any] = {}
+    for hosted in request.hosted:
+        if hosted.dialect == family and family != "chat":
+            tools.append(hosted.declared)
+        elif web_search and SEARCH.fullmatch(hosted.name):
+            out["web_search_options"] = hosted.declared if hosted.dialect == "chat" else {}
+        else:
+            raise ModelError(
+                f"the hosted tool {hosted.name!r}, declared as in {hosted.dialect!r}, cannot be "
+                "passed to this model's provider: do not grant it, or ask in the provider's own "
+                "dialect",
+                cause="refused",
+            )
+    if not tools:
+        return out
+    out["tools"] = tools
     if request.tool_choice in ("none", "required"):
         out["tool_choice"] = request.tool_choice
     elif request.tool_choice != "auto":
@@ -87,6 +118,11 @@ class _Call:
     name: str = ""
     arguments: list[str] = field(default_factory=list)
 
+    @property
+    def served(self) -> bool:
+        """Whether the provider ran it."""
+        return self.id.startswith(SERVER_TOOL)
+
 
 class Assembler:
     """Chunks in, deltas out; afterwards the whole answer.
@@ -108,6 +144,8 @@ class Assembler:
         self._thinking: list[str] = []
         self._calls: dict[int, _Call] = {}
         self._spelt_ids: list[int] = []
+        self._cited: list[Any] = []
+        self._results: dict[str, Any] = {}
 
     def take(self, chunks: Sequence[Mapping[str, Any] | str]) -> list[Delta]:
         """Take what came together: chunks, and text of chunks that were nothing else.
@@ -150,9 +188,16 @@ class Assembler:
             self._text.append(text)
             yield Delta(text=text)
         for n, piece in enumerate(delta.get("tool_calls") or ()):
-            yield self._tool_call(piece, n)
+            made = self._tool_call(piece, n)
+            if made is not None:
+                yield made
+        self._cited += _checked(delta.get("annotations"), list) or ()
+        fields = delta.get("provider_specific_fields") or {}
+        for key in ("web_search_results", "tool_results"):
+            for block in fields.get(key) or ():
+                self._results[str(block.get("tool_use_id"))] = block.get("content")
 
-    def _tool_call(self, piece: Mapping[str, Any], n: int) -> Delta:
+    def _tool_call(self, piece: Mapping[str, Any], n: int) -> Delta | None:
         index = piece.get("index")
         if not isinstance(index, int):
             index = n
@@ -163,7 +208,9 @@ class Assembler:
         call.name = call.name or _text(function.get("name"))
         arguments = _text(function.get("arguments"))
         call.arguments.append(arguments)
-        at = sorted(self._calls).index(index)
+        if call.served:
+            return None
+        at = sorted(i for i, c in self._calls.items() if not c.served).index(index)
         return Delta(
             tool_call=ToolCallDelta(at, call.id, call.name, arguments)
             if new
@@ -186,12 +233,16 @@ class Assembler:
     def message(self) -> Message:
         """The answer."""
         calls = [
-            (call.id, call.name, "".join(call.arguments)) for _, call in sorted(self._calls.items())
+            (call.id, call.name, "".join(call.arguments))
+            for _, call in sorted(self._calls.items())
+            if not call.served
         ]
         named = [call for call in calls if call[1]]
         said = assistant("".join(self._text), thinking="".join(self._thinking), calls=named)
         if self.opaque:
             said["reasoning_opaque"] = self.opaque
+        if hosted := self.hosted:
+            said["hosted"] = hosted
         if len(named) < len(calls):
             said["malformed"] = [
                 {"text": arguments, "problem": "a tool call without a name"}
@@ -199,6 +250,19 @@ class Assembler:
                 if not name
             ]
         return said
+
+    @property
+    def hosted(self) -> list[dict[str, Any]]:
+        """Calls that the provider ran, and what it cited where it tells no more of them."""
+        out: list[dict[str, Any]] = []
+        for _, call in sorted(self._calls.items()):
+            if call.served:
+                made = {"id": call.id, "name": call.name, "input": _loose("".join(call.arguments))}
+                out.append({**made, "output": self._results.get(call.id)})
+        pages = [page for cited in self._cited for page in _pages(cited)]
+        if pages and not out:
+            out.append({"id": "hosted_0", "name": "web_search", "input": {}, "output": pages})
+        return out
 
     def completion(self, **fields: Any) -> Completion:
         """The answer on record, with ids, usage and whatever else its caller knows.
@@ -218,9 +282,25 @@ class Assembler:
     @property
     def finish_reason(self) -> str:
         """One of a `Completion`'s reasons."""
-        if self._calls and self.finish in ("", "stop"):
+        if any(not c.served for c in self._calls.values()) and self.finish in ("", "stop"):
             return "tool_calls"
         return FINISH.get(self.finish, "stop")
+
+
+def _loose(text: str) -> Any:
+    """JSON as an object, else the text under ``text``."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"text": text}
+
+
+def _pages(cited: Any) -> Iterator[dict[str, str]]:
+    """The page of a citation in OpenAI's form."""
+    inner = cited.get("url_citation") if isinstance(cited, dict) else None
+    if isinstance(inner, dict) and isinstance(inner.get("url"), str):
+        yield {"url": inner["url"], "title": str(inner.get("title") or "")}
 
 
 def _checked(value: Any, kind: type[T]) -> T | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from m2gym.core.task import PreparedTask, Task
-from m2gym.core.tools import ToolSchema
+from m2gym.core.tools import HostedTool, ToolSchema
 from m2gym.core.trajectory import Completion, Trajectory
 from m2gym.core.verdict import Stop, Verdict
 from m2gym.core.workspace import Workspace
@@ -55,7 +55,8 @@ class ModelRequest:
 
     ``content`` is a string or a list of ``text`` and ``image_url`` blocks; an assistant's thinking
     stands in ``reasoning_content``. ``tool_choice`` is ``"auto"``, ``"none"``, ``"required"`` or
-    the name of a tool. ``model`` is the name that the caller asked for, for the record.
+    the name of a tool. ``model`` is the name that the caller asked for, for the record. ``hosted``
+    are tools that the model's provider is to run itself; a model that has none of them refuses.
 
     A session fills in the last two for its model: ``parent`` is the index of the completion that
     the messages extend, and the first ``known`` messages are that completion's prompt and answer.
@@ -72,6 +73,7 @@ class ModelRequest:
     known: int = 0
     streamed: bool = field(default=True, compare=False)
     constant: bool = field(default=False, compare=False)
+    hosted: Sequence[HostedTool] = ()
 
 
 @dataclass(frozen=True)

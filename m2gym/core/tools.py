@@ -24,6 +24,22 @@ class ToolSchema(Frozen):
         return {"type": "function", "function": self.model_dump()}
 
 
+class HostedTool(Frozen):
+    """A tool that a model's provider runs itself (a web search, an interpreter).
+
+    ``declared`` is its declaration in the form of the protocol ``dialect``: ``chat`` (the value of
+    ``web_search_options``), ``responses``, ``messages`` or ``gemini``.
+    """
+
+    name: str
+    dialect: str
+    declared: dict[str, Any] = Field(default_factory=dict)
+
+    def openai(self) -> dict[str, Any]:
+        """How it stands among a record's tools."""
+        return {"type": "hosted", "hosted": self.model_dump()}
+
+
 class ToolCall(Frozen):
     """A call of a tool by name with JSON arguments."""
 

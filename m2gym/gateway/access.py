@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from m2gym.core.protocols import Episode, Session
 from m2gym.gateway.fault import Fault
 from m2gym.gateway.repeats import Repeats
+from m2gym.gateway.stored import Stored
 from m2gym.gateway.turns import Turns
 
 MARK = "sk-m2gym-"
@@ -84,8 +85,9 @@ class Entry:
     granted: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()
     stop_status: int | None = None
-    turns: Turns = field(default_factory=Turns)
-    repeats: Repeats = field(default_factory=Repeats)
+    turns: Turns = field(init=False, default_factory=Turns)
+    repeats: Repeats = field(init=False, default_factory=Repeats)
+    stored: Stored = field(init=False, default_factory=Stored)
     calls: int = 0
     refused: int = 0
     running: int = 0
@@ -138,8 +140,7 @@ class Keyring:
             raise Fault(
                 "invalid", f"no session {name[:80]!r}: a name is up to 64 of A-Z a-z 0-9 _ -"
             )
-        child = replace(entry, session=entry.branch(name), name=name, branch=None, turns=Turns())
-        child.repeats = Repeats()
+        child = replace(entry, session=entry.branch(name), name=name, branch=None)
         child.calls = child.refused = child.running = 0
         self._open[key] = child
         return child

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from m2gym.core.protocols import Delta, ModelRequest, ToolCallDelta
+from m2gym.core.tools import HostedTool
 from m2gym.core.trajectory import Completion
 from m2gym.gateway.fault import Fault
 from m2gym.gateway.fields import Object
@@ -16,7 +17,9 @@ class Call:
     """A request in the canonical form, and what its answer must know of it.
 
     ``model`` is the name asked for, which the answer repeats. ``custom`` and ``namespaces`` say
-    which of the model's calls go back in another form. ``hosted`` names provider-hosted tools.
+    which of the model's calls go back in another form. ``hosted`` are the provider-hosted tools
+    that it lists. ``previous`` is the id of the answer it goes on from, ``store`` whether its own
+    may be gone on from; the first ``instructions`` messages are not carried over then.
     """
 
     request: ModelRequest
@@ -24,10 +27,13 @@ class Call:
     stream: bool
     custom: frozenset[str] = frozenset()
     namespaces: dict[str, tuple[str, str]] = field(default_factory=dict)
-    hosted: tuple[str, ...] = ()
+    hosted: tuple[HostedTool, ...] = ()
     usage_asked: bool = False
     thinking_asked: bool = True
     echo: Object = field(default_factory=dict)
+    previous: str = ""
+    instructions: int = 0
+    store: bool = False
 
 
 class Encoder(Protocol):

@@ -6,6 +6,7 @@ from typing import Any
 
 from m2gym.core.protocols import Delta, ModelRequest
 from m2gym.core.trajectory import Completion
+from m2gym.gateway import hosted
 from m2gym.gateway.call import Call, Encoder, text_of, whole
 from m2gym.gateway.errors_openai import error_body
 from m2gym.gateway.fault import Fault, invalid
@@ -36,7 +37,7 @@ def parse(body: Object, model: str = "", stream: bool = False, past: Past | None
     for where, tool in objects(body.get("tools"), "tools"):
         _offer(offer, tool, where)
     if body.get("web_search_options") is not None:
-        offer.provider_hosted("web_search")
+        offer.provider_hosted("web_search", name, body["web_search_options"])
     messages = _Reader().read(body.get("messages"), "messages", past or Past())
     if not messages:
         raise invalid("messages", "at least one message", body.get("messages"))
@@ -67,7 +68,7 @@ def _offer(offer: Offer, tool: Object, where: str) -> None:
     elif kind == "custom":
         offer.freeform(an_object(tool.get("custom"), f"{where}.custom"), where)
     else:
-        offer.provider_hosted(a_name(kind, f"{where}.type"))
+        offer.provider_hosted(a_name(kind, f"{where}.type"), "responses", tool)
 
 
 def tool_choice(choice: Any) -> str:
@@ -180,6 +181,8 @@ def answer(call: Call, completion: Completion, id: str, created: int) -> Object:
         message["reasoning_content"] = recorded["reasoning_content"]
     if calls:
         message["tool_calls"] = calls
+    if cited := hosted.citations(recorded):
+        message["annotations"] = cited
     choice = {
         "index": 0,
         "message": message,
@@ -252,6 +255,8 @@ class ChatEncoder:
             inner = {"name": held.name, "input": freeform_input(held.arguments)}
             entry = {"index": index, "id": held.id, "type": "custom", "custom": inner}
             out += self._chunk({"tool_calls": [entry]})
+        if cited := hosted.citations(completion.message):
+            out += self._chunk({"annotations": cited})
         out += self._chunk({}, completion.finish_reason)
         if self._usage_asked:
             out += event({**self._head, "choices": [], "usage": usage(completion)})

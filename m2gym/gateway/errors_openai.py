@@ -23,4 +23,5 @@ TYPES: dict[Kind, tuple[str, str | None]] = {
 def error_body(fault: Fault) -> Object:
     """The body of a refused request."""
     type, code = TYPES[fault.kind]
-    return {"error": {"message": fault.message, "type": type, "param": None, "code": code}}
+    told = {"message": fault.message, "type": type, "param": fault.param}
+    return {"error": {**told, "code": fault.code or code}}

@@ -12,6 +12,7 @@ from types import ModuleType
 from aiohttp import web
 
 from m2gym.core.trajectory import Completion
+from m2gym.gateway import responses
 from m2gym.gateway.access import Entry
 from m2gym.gateway.agents import settle
 from m2gym.gateway.blame import fault_of
@@ -97,7 +98,7 @@ class Exchange:
             raise Fault(
                 "not_found", f"no model {call.model!r} here; known: {', '.join(entry.models)}"
             )
-        withhold(call, entry.granted)
+        call = entry.stored.behind(granted(call, entry.granted))
         if self.route.action == "count":
             return _json(dialect.counted(count_tokens(entry.session, call)))
         if entry.running > AT_ONCE:
@@ -117,7 +118,9 @@ class Exchange:
 
     async def _whole(self, call: Call, turn: Turn, dialect: ModuleType) -> web.StreamResponse:
         completion = await self._completion(turn)
-        response = _json(dialect.answer(call, completion, self._id, int(time.time())))
+        created = int(time.time())
+        response = _json(dialect.answer(call, completion, self._id, created))
+        self.entry.stored.keep(f"resp_{self._id}", call, completion, created)
         await response.prepare(self.request)
         await response.write_eof()
         return response
@@ -134,7 +137,8 @@ class Exchange:
         await turn.more(0, HOLD)
         if turn.error is not None:
             raise fault_of(turn.error)
-        encoder: Encoder = self.route.dialect.encoder(call, self._id, int(time.time()))
+        created = int(time.time())
+        encoder: Encoder = self.route.dialect.encoder(call, self._id, created)
         headers = STREAM_HEADERS
         if isinstance(encoder, GeminiEncoder) and "alt=sse" not in self.request.raw_path:
             encoder = ArrayEncoder(encoder)
@@ -157,7 +161,9 @@ class Exchange:
             if seen == len(turn.deltas) and not turn.over:
                 pending.append(encoder.ping)
         if turn.completion is not None:
-            pending.append(encoder.end(await self._completion(turn)))
+            completion = await self._completion(turn)
+            self.entry.stored.keep(f"resp_{self._id}", call, completion, created)
+            pending.append(encoder.end(completion))
         else:
             fault = self._note(fault_of(turn.error))
             pending.append(encoder.fail(fault))
@@ -182,6 +188,19 @@ def refusal(fault: Fault, dialect: ModuleType) -> web.Response:
     if fault.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after)))
     return _json(dialect.error(fault), fault.status, headers)
+
+
+def stored_answer(entry: Entry, id: str, method: str) -> web.Response:
+    """A stored answer, or what is said when it was deleted.
+
+    Raises:
+        Fault: there is none of that id.
+    """
+    if method == "DELETE":
+        return _json(entry.stored.delete(id))
+    held = entry.stored.get(id)
+    told = responses.answer(held.call, held.completion, id.removeprefix("resp_"), held.created)
+    return _json(told)
 
 
 def _json(
@@ -214,15 +233,23 @@ async def read_body(request: web.BaseRequest) -> bytes:
         ) from None
 
 
-def withhold(call: Call, granted: frozenset[str]) -> None:
-    """Refuse what only a provider could do and the session was not granted.
+def granted(call: Call, names: frozenset[str]) -> Call:
+    """The call with those hosted tools that its session was granted.
 
-    An agent that merely lists a hosted tool beside its own is served without it.
+    An agent that merely lists others beside its own is served without them.
+
+    Raises:
+        Fault: it offers nothing else, or forces one of the others.
     """
-    withheld = [name for name in call.hosted if name not in granted]
-    if withheld and (not call.request.tools or call.request.tool_choice in withheld):
+    if not call.hosted:
+        return call
+    passed = tuple(tool for tool in call.hosted if tool.name in names)
+    withheld = [tool.name for tool in call.hosted if tool.name not in names]
+    offers = call.request.tools or passed
+    if withheld and (not offers or call.request.tool_choice in withheld):
         raise Fault(
             "invalid",
             f"provider-hosted tools are not granted here: {', '.join(withheld)}; offer function "
             "tools, or grant them to the session",
         )
+    return replace(call, request=replace(call.request, hosted=passed))

@@ -45,6 +45,7 @@ class Fault(Exception):
         message: what was expected, what came, what to do.
         retry_after: seconds to wait; always set for ``rate_limit`` and ``overloaded``.
         status: the HTTP status, where it is not the kind's own.
+        param, code: the field at fault, and a name for the failure, where the dialect tells them.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Fault(Exception):
         *,
         retry_after: float | None = None,
         status: int | None = None,
+        param: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.kind, self.message = kind, message
@@ -61,6 +64,7 @@ class Fault(Exception):
             retry_after = RETRY_AFTER
         self.retry_after = retry_after
         self.status = STATUS[kind] if status is None else status
+        self.param, self.code = param, code
 
 
 def invalid(where: str, expected: str, got: object) -> Fault:

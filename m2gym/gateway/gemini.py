@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from m2gym.core.protocols import ModelRequest
-from m2gym.gateway import gemini_answer
+from m2gym.gateway import gemini_answer, hosted
 from m2gym.gateway.call import Call
 from m2gym.gateway.fault import invalid
 from m2gym.gateway.fields import Object, a_list, a_name, a_string, an_object, objects, sampling
@@ -75,7 +75,7 @@ def _offer(offer: Offer, tool: Object, where: str) -> None:
     for key, value in tool.items():
         if key not in ("functionDeclarations", "function_declarations"):
             if value is not None:
-                offer.provider_hosted(key)
+                offer.provider_hosted(key, name, {key: value})
             continue
         for place, declared in objects(value, f"{where}.{key}"):
             schema = _either(declared, "parametersJsonSchema", "parameters_json_schema")
@@ -165,6 +165,7 @@ class _Reader(Reader):
     def _model(self, parts: Any, where: str) -> None:
         last = self.last_answer()
         shown, sealed_text = "", ""
+        ran = [dict(call) for call in last.get("hosted", ())]
         for place, part in objects(parts, where):
             sealed = unseal(_either(part, "thoughtSignature", "thought_signature"))
             if sealed:
@@ -176,8 +177,10 @@ class _Reader(Reader):
                 shown += a_string(part.get("text"), f"{place}.text", "")
             elif "text" in part:
                 last["content"] += a_string(part["text"], f"{place}.text")
-            elif not sealed:
+            elif not hosted.take_part(ran, part) and not sealed:
                 raise invalid(place, "text or functionCall", part)
+        if ran:
+            last["hosted"] = ran
         if sealed_text or shown:
             last["reasoning_content"] = last.get("reasoning_content", "") + (sealed_text or shown)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from m2gym.core.protocols import Delta
 from m2gym.core.trajectory import Completion
+from m2gym.gateway import hosted
 from m2gym.gateway.call import Call, text_of, whole
 from m2gym.gateway.fault import Fault, Kind
 from m2gym.gateway.fields import Object
@@ -67,6 +68,7 @@ def answer(call: Call, completion: Completion, id: str, created: int) -> Object:
     parts: list[Object] = []
     if thinking and call.thinking_asked:
         parts.append({"text": thinking, "thought": True})
+    parts += hosted.parts(message)
     text, calls = text_of(message), message.get("tool_calls") or ()
     if text or not calls:
         parts.append({"text": text})
@@ -80,6 +82,7 @@ def answer(call: Call, completion: Completion, id: str, created: int) -> Object:
         "content": {"role": "model", "parts": parts},
         "finishReason": FINISH.get(completion.finish_reason, "STOP"),
         "index": 0,
+        **_searched(message),
     }
     return {
         "candidates": [candidate],
@@ -87,6 +90,11 @@ def answer(call: Call, completion: Completion, id: str, created: int) -> Object:
         "modelVersion": call.model,
         "responseId": id,
     }
+
+
+def _searched(message: Object) -> Object:
+    found = hosted.grounding(message)
+    return {} if found is None else {"groundingMetadata": found}
 
 
 class GeminiEncoder:
@@ -130,7 +138,7 @@ class GeminiEncoder:
     def end(self, completion: Completion) -> bytes:
         """The calls, the finish reason and the counts."""
         out = b"".join(map(self.delta, whole(completion))) if self._empty else b""
-        parts: list[Object] = []
+        parts = hosted.parts(completion.message)
         for called in self._calls.values():
             parts.append(_call_part(called, self._thought))
             self._thought = ""
@@ -142,6 +150,7 @@ class GeminiEncoder:
             "content": {"role": "model", "parts": parts},
             "finishReason": FINISH.get(completion.finish_reason, "STOP"),
             "index": 0,
+            **_searched(completion.message),
         }
         return out + event({"candidates": [last], "usageMetadata": usage(completion), **self._tail})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from m2gym.core.protocols import ModelRequest
-from m2gym.gateway import messages_answer
+from m2gym.gateway import hosted, messages_answer
 from m2gym.gateway.call import Call
 from m2gym.gateway.fault import Fault, invalid
 from m2gym.gateway.fields import Object, a_name, a_string, an_object, objects, sampling
@@ -27,7 +27,8 @@ def parse(body: Object, model: str = "", stream: bool = False, past: Past | None
                 tool.get("name"), tool.get("description"), tool.get("input_schema"), where
             )
         else:
-            offer.provider_hosted(a_name(tool.get("name", tool["type"]), f"{where}.name"))
+            shown = a_name(tool.get("name", tool["type"]), f"{where}.name")
+            offer.provider_hosted(shown, name, tool)
     system = _content(body.get("system"), "system")
     first: list[Object] = [{"role": "system", "content": system}] if system else []
     past = past or Past()
@@ -108,6 +109,7 @@ def _assistant(content: Any, where: str) -> Object:
     if isinstance(content, str):
         return {"role": "assistant", "content": content}
     text, thinking, calls = "", "", []
+    ran: list[Object] = []
     for place, block in objects(content, where):
         kind = block.get("type")
         if kind == "text":
@@ -124,13 +126,15 @@ def _assistant(content: Any, where: str) -> Object:
             called = a_name(block.get("name"), f"{place}.name")
             given = an_object(block.get("input") or {}, f"{place}.input")
             calls.append(function_call(id, called, from_object(given)))
-        else:
+        elif not hosted.take_block(ran, block, place):
             raise invalid(f"{place}.type", "text, thinking, redacted_thinking or tool_use", kind)
     out: Object = {"role": "assistant", "content": text}
     if thinking:
         out["reasoning_content"] = thinking
     if calls:
         out["tool_calls"] = calls
+    if ran:
+        out["hosted"] = ran
     return out
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from m2gym.core.protocols import Delta
 from m2gym.core.trajectory import Completion
+from m2gym.gateway import hosted
 from m2gym.gateway.call import Call, text_of, whole
 from m2gym.gateway.fault import Fault, Kind
 from m2gym.gateway.fields import Object
 from m2gym.gateway.opaque import seal
 from m2gym.gateway.tools import as_object, read_call
-from m2gym.gateway.wire import dumps, named_event
+from m2gym.gateway.wire import dumps, dumps_text, named_event
 
 STOPS = {
     "stop": "end_turn",
@@ -55,6 +56,7 @@ def answer(call: Call, completion: Completion, id: str, created: int) -> Object:
         content.append(
             {"type": "thinking", "thinking": thinking, "signature": seal(thinking=thinking)}
         )
+    content += hosted.blocks(message)
     if text_of(message):
         content.append({"type": "text", "text": text_of(message)})
     for called in map(read_call, message.get("tool_calls") or ()):
@@ -128,7 +130,7 @@ class MessagesEncoder:
     def end(self, completion: Completion) -> bytes:
         """What is left, why it stopped, and the counts."""
         out = b"".join(map(self.delta, whole(completion))) if self._empty else b""
-        out += self._close()
+        out += self._close() + self._hosted(completion)
         stop = STOPS.get(completion.finish_reason, "end_turn")
         ended = {
             "type": "message_delta",
@@ -136,6 +138,19 @@ class MessagesEncoder:
             "usage": usage(completion),
         }
         return out + named_event(ended) + named_event({"type": "message_stop"})
+
+    def _hosted(self, completion: Completion) -> bytes:
+        out = b""
+        for number, block in enumerate(hosted.blocks(completion.message)):
+            given = block.get("input")
+            if given is not None:
+                block = {**block, "input": {}}
+            out += self._switch(f"hosted {number}", block)
+            if given is not None:
+                piece = {"type": "input_json_delta", "partial_json": dumps_text(given)}
+                out += self._piece(piece)
+            out += self._close()
+        return out
 
     def fail(self, fault: Fault) -> bytes:
         """An ``error`` event."""

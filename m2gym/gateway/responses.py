@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from m2gym.core.protocols import ModelRequest
-from m2gym.gateway import chat, responses_answer
+from m2gym.gateway import chat, hosted, responses_answer
 from m2gym.gateway.call import Call
 from m2gym.gateway.errors_openai import error_body
 from m2gym.gateway.fault import Fault, invalid
@@ -21,7 +21,7 @@ TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal":
 
 def parse(body: Object, model: str = "", stream: bool = False, past: Past | None = None) -> Call:
     """Read a request; ``model`` and ``stream`` stand in the body, members of ``past`` do not."""
-    for key in ("previous_response_id", "conversation", "prompt"):
+    for key in ("conversation", "prompt"):
         if body.get(key) is not None:
             raise Fault("invalid", f"{key} is not kept here: send the whole conversation in input")
     if body.get("background") is True:
@@ -40,6 +40,7 @@ def parse(body: Object, model: str = "", stream: bool = False, past: Past | None
     if not given and not past.marks:
         raise invalid("input", "a string or a list of items", given)
     asked = a_name(body.get("model"), "model")
+    store = body.get("store") is not False
     return Call(
         request=ModelRequest(
             [*first, *messages],
@@ -53,7 +54,13 @@ def parse(body: Object, model: str = "", stream: bool = False, past: Past | None
         custom=frozenset(offer.custom),
         namespaces=offer.namespaces,
         hosted=tuple(offer.hosted),
-        echo={key: body[key] for key in responses_answer.ECHOED if body.get(key) is not None},
+        echo={
+            **{key: body[key] for key in responses_answer.ECHOED if body.get(key) is not None},
+            "store": store,
+        },
+        previous=a_string(body.get("previous_response_id"), "previous_response_id", ""),
+        instructions=len(first),
+        store=store,
     )
 
 
@@ -70,7 +77,7 @@ def _offer(offer: Offer, tool: Object, where: str, namespace: str = "") -> None:
         for place, member in objects(tool.get("tools"), f"{where}.tools"):
             _offer(offer, member, place, named)
     else:
-        offer.provider_hosted(kind)
+        offer.provider_hosted(kind, name, tool)
 
 
 class _Reader(Reader):
@@ -88,6 +95,9 @@ class _Reader(Reader):
             id = a_name(member.get("call_id"), f"{where}.call_id")
             content = _content(member.get("output"), f"{where}.output")
             self.messages.append({"role": "tool", "tool_call_id": id, "content": content})
+        elif kind in hosted.ITEMS:
+            said = self.last_answer()
+            said["hosted"] = [*said.get("hosted", ()), hosted.read_item(member, kind)]
         else:
             raise invalid(f"{where}.type", "a message, reasoning, call or call's output", kind)
 

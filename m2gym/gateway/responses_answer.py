@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from m2gym.core.protocols import Delta
 from m2gym.core.trajectory import Completion
+from m2gym.gateway import hosted
 from m2gym.gateway.call import Call, text_of, whole
 from m2gym.gateway.errors_openai import TYPES
 from m2gym.gateway.fault import Fault
@@ -21,6 +22,7 @@ from m2gym.gateway.wire import dumps, named_event
 ECHOED = (
     "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning",
     "temperature", "text", "tool_choice", "tools", "top_p", "prompt_cache_key",
+    "previous_response_id",
 )  # fmt: skip
 """Fields of a request that its answer repeats."""
 
@@ -124,6 +126,7 @@ def answer(call: Call, completion: Completion, id: str, created: int) -> Object:
     output: list[Object] = []
     if message.get("reasoning_content"):
         output.append(_thought_item(f"rs_{id}_0", message["reasoning_content"]))
+    output += hosted.items(message)
     if text_of(message):
         output.append(_text_item(f"msg_{id}_{len(output)}", text_of(message)))
     for recorded in message.get("tool_calls") or ():
@@ -185,6 +188,12 @@ class ResponsesEncoder:
         """The open item's end and the whole response."""
         out = b"".join(map(self.delta, whole(completion))) if self._empty else b""
         out += self._close()
+        for item in hosted.items(completion.message):
+            out += self._added({**item, "status": "in_progress"})
+            out += self._event(
+                "response.output_item.done", output_index=len(self._output), item=item
+            )
+            self._output.append(item)
         done = _finished(self._call, completion, self._id, self._created, self._output)
         return out + self._event(f"response.{done['status']}", response=done)
 

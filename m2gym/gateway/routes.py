@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from m2gym.gateway import chat, gemini, messages, responses
 
-Action = Literal["call", "count", "models", "mcp", "hello", "upgrade", "unknown"]
+Action = Literal["call", "count", "models", "mcp", "hello", "upgrade", "stored", "unknown"]
 
 PREFIX = "/s/"
 """A path below ``/s/SECRET`` belongs to that session, whatever key its headers hold."""
@@ -72,6 +72,8 @@ def route(method: str, path: str) -> Route:
             return Route(action, gemini, model, stream)
         if method in ("GET", "HEAD"):
             return Route("models", dialect, name)
+    if rest[:1] == ("responses",) and len(rest) == 2 and method in ("GET", "DELETE"):
+        return Route("stored", responses, rest[1])
     if rest[:1] == ("responses",):
         return Route(
             "upgrade" if rest == ("responses",) and method == "GET" else "unknown", responses

@@ -14,7 +14,7 @@ from m2gym.core.protocols import Episode, Session
 from m2gym.gateway import gemini, messages
 from m2gym.gateway.access import Access, Entry, GuessLimit, Keyring, ended
 from m2gym.gateway.agents import settle
-from m2gym.gateway.exchange import Exchange, Outcome, refusal
+from m2gym.gateway.exchange import Exchange, Outcome, refusal, stored_answer
 from m2gym.gateway.fault import Fault
 from m2gym.gateway.mcp import McpServer
 from m2gym.gateway.models_list import models_list
@@ -171,6 +171,8 @@ class Gateway:
                 return await self._mcp.handle(request, entry)
             if where.action == "models":
                 return models_list(dialect, entry, where.model)
+            if where.action == "stored":
+                return stored_answer(entry, where.model, request.method)
             if where.action == "unknown":
                 raise Fault("not_found", f"no endpoint {request.method} {path}")
         except Fault as fault:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from m2gym.core.tools import ToolSchema
+from m2gym.core.tools import HostedTool, ToolSchema
 from m2gym.gateway.fields import Object, a_name, a_string, an_object
 from m2gym.gateway.wire import dumps_text
 
@@ -35,7 +35,7 @@ class Offer:
     schemas: list[ToolSchema] = field(default_factory=list)
     custom: set[str] = field(default_factory=set)
     namespaces: dict[str, tuple[str, str]] = field(default_factory=dict)
-    hosted: list[str] = field(default_factory=list)
+    hosted: list[HostedTool] = field(default_factory=list)
 
     def function(
         self, name: Any, description: Any, parameters: Any, where: str, namespace: str = ""
@@ -65,9 +65,10 @@ class Offer:
         self.custom.add(name)
         self.schemas.append(ToolSchema(name=name, description=text, parameters=INPUT))
 
-    def provider_hosted(self, name: str) -> None:
-        """Note a tool that only a provider could run."""
-        self.hosted.append(name)
+    def provider_hosted(self, name: str, dialect: str, declared: Any) -> None:
+        """Note a tool that only a provider could run, as the dialect declares it."""
+        form = declared if isinstance(declared, dict) else {name: declared}
+        self.hosted.append(HostedTool(name=name, dialect=dialect, declared=form))
 
 
 @dataclass(frozen=True)

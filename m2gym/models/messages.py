@@ -4,7 +4,8 @@
 |---|---|
 | ``system``, ``user`` | ``content`` |
 | ``assistant`` | ``content``; where there are: ``reasoning_content``, ``tool_calls``, \
-``reasoning_opaque`` (a provider's signed or encrypted items, kept for its next request) |
+``reasoning_opaque`` (a provider's signed or encrypted items, kept for its next request), \
+``hosted`` (calls that the provider ran itself: ``id``, ``name``, ``input``, ``output``) |
 | ``tool`` | ``tool_call_id``, ``content`` |
 
 An answer may also have ``malformed``: calls that could not be read, as (text, problem).
@@ -56,8 +57,9 @@ def canonical(message: Mapping[str, Any]) -> Message:
     thinking = message.get("reasoning_content") or message.get("reasoning")
     if thinking:
         out["reasoning_content"] = str(thinking)
-    if opaque := message.get("reasoning_opaque"):
-        out["reasoning_opaque"] = json.loads(json.dumps(opaque))
+    for key in ("reasoning_opaque", "hosted"):
+        if items := message.get(key):
+            out[key] = json.loads(json.dumps(items))
     if calls := message.get("tool_calls"):
         out["tool_calls"] = [tool_call(call) for call in calls]
     if broken := message.get("malformed"):
@@ -178,7 +180,7 @@ def only_adds(said: Message, echoed: Message) -> bool:
 
 
 def message_key(message: Message, position: int | None = None) -> tuple[Any, ...]:
-    """What makes a canonical message equal to another, thinking aside.
+    """What makes a canonical message equal to another, thinking and hosted calls aside.
 
     Ids of calls do not count: a tool message is told by the ``position`` of its call.
     """

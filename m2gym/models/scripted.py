@@ -63,12 +63,22 @@ class Call(Frozen):
     input: str | None = None
 
 
+class Hosted(Frozen):
+    """A call that the provider ran itself, and what it gave."""
+
+    name: str
+    input: dict[str, Any] = Field(default_factory=dict)
+    output: Any = None
+    id: str = ""
+
+
 class Turn(Frozen):
     """One answer. ``fault`` (one or several) fails as many first tries of it."""
 
     text: str = ""
     thinking: str = ""
     calls: tuple[Call, ...] = ()
+    hosted: tuple[Hosted, ...] = Field((), description="calls of tools that the provider ran")
     fault: Fault | tuple[Fault, ...] = ()
     finish_reason: str = ""
     when: str = Field("", description="for asides: a pattern that the last message must contain")
@@ -96,6 +106,11 @@ class Turn(Frozen):
             )
         if calls:
             said["tool_calls"] = calls
+        if self.hosted:
+            said["hosted"] = [
+                {**held.model_dump(), "id": held.id or f"hosted_{position}_{n}"}
+                for n, held in enumerate(self.hosted)
+            ]
         return said
 
 

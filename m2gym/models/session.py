@@ -188,7 +188,7 @@ class RecordedSession:
                 "parent": parent,
                 "messages": tuple(self._redact.message(m) for m in fresh),
                 "message": self._redact.message(message),
-                "tools": () if parent is not None else tuple(t.openai() for t in asked.tools),
+                "tools": () if parent is not None else offered(asked),
                 "sampling": recorded_sampling(asked.sampling),
             }
         )
@@ -239,6 +239,12 @@ class RecordedSession:
 
 def _parent(place: Place | None) -> int | None:
     return None if place is None else place.parent
+
+
+def offered(request: ModelRequest) -> tuple[dict[str, object], ...]:
+    """A request's tools, functions and hosted ones, as they are recorded."""
+    functions = tuple(tool.openai() for tool in request.tools)
+    return functions + tuple(tool.openai() for tool in request.hosted)
 
 
 def override(asked: Sampling, forced: Sampling | None) -> Sampling:

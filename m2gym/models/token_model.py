@@ -57,8 +57,10 @@ class TokenModel:
 
         Raises:
             ContextError: the prompt fills the context.
+            ModelError: the request wants tools that a provider runs: there is none.
             InfraError: the engine failed.
         """
+        refuse_hosted(request, self.name)
         ids, fresh, parent, drift = self._prompt(request, session)
         known = len(ids) - len(fresh)
         sampling = self._within(request.sampling, len(ids))
@@ -146,6 +148,20 @@ class TokenModel:
     def _keep(self, session: Session, answer: tuple[int, ...], ids: list[int]) -> None:
         kept = self._histories.setdefault(session, deque(maxlen=KEPT))
         kept.append(_History(answer, ids))
+
+
+def refuse_hosted(request: ModelRequest, name: str) -> None:
+    """For models that no provider stands behind.
+
+    Raises:
+        ModelError: the request has hosted tools.
+    """
+    if request.hosted:
+        names = ", ".join(tool.name for tool in request.hosted)
+        raise ModelError(
+            f"{name} runs no provider-hosted tools ({names}): do not grant them to its sessions",
+            cause="refused",
+        )
 
 
 def renumber(message: Message, turn: int) -> None:

@@ -227,8 +227,10 @@ async def test_errors_are_the_clients_own(connect, gateway):
         await client.with_options(api_key="sk-wrong").chat.completions.create(**ask)
     with pytest.raises(openai.BadRequestError, match=r"messages\[0\].role"):
         await client.chat.completions.create(model="m", messages=[{"role": "elf"}])
-    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+    with pytest.raises(openai.BadRequestError, match="resp_1' not found") as raised:
         await client.responses.create(model="m", input="x", previous_response_id="resp_1")
+    assert raised.value.code == "previous_response_not_found"
+    assert raised.value.param == "previous_response_id"
     with pytest.raises(openai.NotFoundError):
         await client.embeddings.create(model="m", input="x")
     broken = connect(Talk([Say("x", error=InfraError("the engine is gone"))]))
