@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2gym.cli import options
 from m2gym.cli.output import note, show, show_json
+from m2gym.core.errors import InputError
 
-SHOWN = ("reward", "length", "entropy", "clipped_high", "lag_max", "merge", "grad_norm")
+if TYPE_CHECKING:
+    from m2gym.backends.local.trainer import TrainResult
+    from m2gym.backends.train_config import TrainConfig
+
+SHOWN = ("reward", "length", "entropy", "clipped_high", "lag_max", "merge", "grad_norm", "nll0")
 
 
 def train(
@@ -22,13 +28,15 @@ def train(
         bool, typer.Option("--dry-run", help="Print the whole configuration, and stop.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Runs with seeds 0, 1 …, one after another.")
+    ] = 1,
     out: options.Out = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a model in an environment."""
     from m2gym.backends.train_config import TrainConfig
-    from m2gym.backends.training import train as run
 
     wanted = TrainConfig.load(config, settings or [])
     if out is not None:
@@ -39,11 +47,67 @@ def train(
         else:
             show(wanted.text().rstrip())
         return
-    result = run(wanted, resume=resume, told=lambda row: note(line(row, wanted.train.steps)))
+    if seeds > 1:
+        _seeds(wanted, seeds, json)
+        return
+    result = _run(wanted, resume)
     if json:
         show_json({"out": str(result.out), "steps": list(result.rows), "held_out": result.held_out})
         return
     show(f"{len(result.rows)} steps in {result.out}; the weights: {result.model}")
+
+
+def _run(config: TrainConfig, resume: bool) -> TrainResult:
+    """One run, shown live at a terminal and a line a step elsewhere."""
+    from m2gym.backends.training import train as run
+    from m2gym.cli.train_view import TrainView
+
+    steps, done = config.train.steps, 0
+
+    def told(row: dict[str, Any]) -> None:
+        nonlocal done
+        done = row["step"]
+        if view is None:
+            note(line(row, steps))
+        else:
+            view.add(row)
+
+    view = TrainView(steps) if sys.stderr.isatty() else None
+    try:
+        if view is None:
+            return run(config, resume=resume, told=told)
+        with view:
+            return run(config, resume=resume, told=told)
+    except KeyboardInterrupt:
+        where = f"--out {config.out} --resume" if config.out else "--resume and its --out"
+        note(f"interrupted after step {done}; nothing is lost: go on with {where}")
+        raise typer.Exit(130) from None
+
+
+def _seeds(config: TrainConfig, count: int, json: bool) -> None:
+    """Several runs below one folder, and the interval of what they gained; one that is there
+    already goes on."""
+    from m2gym.backends.local.plots import gains, interval, plot_seeds
+
+    if config.out is None:
+        raise InputError("several seeds need a folder: --out")
+    if not config.train.eval_every:
+        raise InputError("several seeds are compared by held-out tasks: set train.eval_every")
+    runs = []
+    for seed in range(count):
+        folder = config.out / f"seed-{seed}"
+        one = config.replace(out=folder, train={"seed": seed})
+        runs.append(_run(one, resume=(folder / "config.yaml").exists()).rows)
+    found = gains(runs)
+    low, high = interval(found)
+    plot_seeds(runs, config.out / "seeds.png", f"{config.model}, {config.env.id}, {count} seeds")
+    mean = sum(found) / count
+    if json:
+        show_json({"gains": found, "mean": mean, "interval": [low, high]})
+        return
+    each = ", ".join(f"{gain:+.3f}" for gain in found)
+    show(f"held-out reward {each}: mean {mean:+.3f}, 95 % interval [{low:+.3f}, {high:+.3f}]")
+    show(f"plot: {config.out / 'seeds.png'}")
 
 
 def line(row: dict[str, Any], steps: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -16,6 +17,7 @@ from m2gym.backends.local.engine import LocalEngine
 from m2gym.backends.local.gguf import model_folder
 from m2gym.backends.local.hooked import HookedModel, load_causal
 from m2gym.backends.local.metrics import Row
+from m2gym.backends.local.page import write_page
 from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
 from m2gym.backends.local.trainer import LocalTrainer, TrainResult
 from m2gym.backends.train_config import LocalConfig, LoraConfig, TrainConfig, local_config
@@ -68,8 +70,13 @@ class LocalBackend:
         engine = engine_of(hooked, format, local)
         rollouts = rollouts_of(config, format, engine.context)
         trainer = LocalTrainer(config, hooked, rollouts, engine=engine, resume=resume, told=told)
-        result = asyncio.run(trainer.run())
-        engine.close()
+        try:
+            result = asyncio.run(trainer.run())
+        finally:
+            engine.close()
+            if trainer.rows and _can_draw():
+                decode = format.tokenizer.decode
+                write_page(config, trainer.rows, trainer.episodes(), decode, trainer.out)
         tokenizer = format.tokenizer
         if isinstance(tokenizer, HfTokenizer):
             tokenizer.tokenizer.save_pretrained(result.model)
@@ -160,6 +167,13 @@ def device_of(config: LocalConfig) -> str:
     if config.device != "auto":
         return config.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _can_draw() -> bool:
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    warnings.warn("no report.html: pip install 'm2gym[report]'", stacklevel=2)
+    return False
 
 
 def _dtype(config: LocalConfig) -> torch.dtype | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +158,7 @@ class Learner:
         micro-batches of half the tokens (``oom`` counts); a sample that fits in none is masked.
 
         Raises:
-            InfraError: no memory even for the smallest micro-batch.
+            InfraError: no sample fits in a micro-batch, or no micro-batch in memory.
         """
         regularised = self.config.kl or self.config.entropy
         wanted = [n for n in range(len(batch.samples)) if regularised or batch.advantage_S[n] != 0]
@@ -174,7 +172,7 @@ class Learner:
         if not wanted:
             return {**stats, "grad_norm": 0.0, "computed_tokens": 0.0, "merge": 1.0}
         begun, oom = time.perf_counter(), 0
-        while (done := self._gradients(batch, wanted, tokens, version)) is None:
+        while (done := self._gradients(batch, wanted, tokens, version, oom > 0)) is None:
             oom += 1
             self._halve()
         packed, seen = done
@@ -193,10 +191,16 @@ class Learner:
         }
 
     def _gradients(
-        self, batch: Graded, wanted: Sequence[int], tokens: int, version: int
+        self, batch: Graded, wanted: Sequence[int], tokens: int, version: int, halved: bool
     ) -> tuple[Packing, _Seen] | None:
         """All micro-batches forward and backward; ``None`` when memory ran out."""
         packed = pack([batch.samples[n] for n in wanted], self.budget, oversize="mask")
+        if not packed.micro_batches:
+            raise InfraError(
+                f"every sample is longer than a micro-batch of {self.budget.tokens} tokens"
+                + (", which is all that fits in memory" if halved else "")
+                + "; raise backend.micro_tokens, or set backend.checkpointing or backend.lora"
+            )
         seen = _Seen()
         self.model.base.train()
         try:

@@ -112,6 +112,11 @@ def anomalies(row: Row, before: Sequence[Row]) -> list[str]:
             f"out of memory {row['oom']:.0f} times: micro-batches were halved; set "
             "backend.micro_tokens to what fits, or backend.checkpointing"
         )
+    if row.get("oversize"):
+        found.append(
+            f"{row['oversize']:.0f} samples were longer than a micro-batch and were not trained "
+            "on; raise backend.micro_tokens"
+        )
     masked = row.get("masked_episodes", 0.0)
     if masked and masked >= MASKED_SHARE * (masked + row["episodes"]):
         found.append(

@@ -49,12 +49,15 @@ class Reference:
             with self.model.model.disable_adapter():
                 yield self.model
         else:
-            current = [p.detach().clone() for p in self._trained()]
-            self._put(self.saved)
+            trained = self._trained()
+            current = [p.data for p in trained]
+            # The data are changed for others and back: a graph that waits for its backward pass
+            # holds these parameters, and sees what it saw.
+            _put(trained, self.saved)
             try:
                 yield self.model
             finally:
-                self._put(current)
+                _put(trained, current)
 
     def state(self) -> Any:
         """For a checkpoint; ``None`` where the run's first weights are meant."""
@@ -79,7 +82,7 @@ class Reference:
     def _trained(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.model.parameters() if p.requires_grad]
 
-    def _put(self, values: list[torch.Tensor]) -> None:
-        with torch.no_grad():
-            for weight, value in zip(self._trained(), values, strict=True):
-                weight.copy_(value)
+
+def _put(weights: list[torch.nn.Parameter], values: list[torch.Tensor]) -> None:
+    for weight, value in zip(weights, values, strict=True):
+        weight.data = value

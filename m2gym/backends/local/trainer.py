@@ -34,11 +34,13 @@ from m2gym.backends.local.metrics import EqualTasks, MetricsFile, Row, anomalies
 from m2gym.backends.local.optimiser import MasterAdamW, rate
 from m2gym.backends.local.rollouts import Rollouts
 from m2gym.backends.local.schedule import Plan
+from m2gym.backends.local.sinks import KINDS, Sink
 from m2gym.backends.stages import Stages
 from m2gym.backends.train_config import TrainConfig, local_config
 from m2gym.core.errors import InfraError, InputError
 from m2gym.forge.pack import Budget
 from m2gym.forge.pool import Claim, DataPool
+from m2gym.forge.records import PoolTrajectory
 from m2gym.forge.window import Batch
 
 MAY_CHANGE = {
@@ -136,21 +138,25 @@ class LocalTrainer:
                 self.generation.in_pool = _usable(self.pool)
                 self.lease = self.pool.attach("local", trained=self._claims, lease=LEASE)
                 await self.engine.update_weights(self.step)
+                sinks = [KINDS[name](self.config, self.out, self.step) for name in self.config.log]
+                self.sinks: list[Sink] = [*sinks]
                 try:
                     while self.step < self.settings.steps and not self._reached():
                         await self._step()
                 finally:
+                    for sink in self.sinks:
+                        sink.close()
                     if self.step == len(self.rows):
                         self._save()
         _export(self.model, self.out / "model")
         return TrainResult(self.out, tuple(self.rows), self.held_out)
 
     async def _step(self) -> None:
-        begun, busy = time.perf_counter(), self.engine.seconds
+        begun = time.perf_counter()
         row: Row = {"step": self.step + 1, "stage": self.stages.index + 1}
         if self.settings.eval_every and self.step == 0:
             row["held_out_before"] = await self.generation.evaluate(0)
-        measured = time.perf_counter()
+        measured, busy = time.perf_counter(), self.engine.seconds
         batch = await self.generation.next_batch(self.pool)
         generated = time.perf_counter()
         row["seconds_evaluate"] = measured - begun
@@ -196,6 +202,8 @@ class LocalTrainer:
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
         self.rows.append(row)
         self.metrics.append(row)
+        for sink in self.sinks:
+            sink.write(row)
         self.told(row)
         if self.step % self.settings.save_every == 0:
             self._save()
@@ -227,6 +235,12 @@ class LocalTrainer:
         self.learner.configure(self.stages.algorithm, self.stages.settings.temperature)
         if moved.reset_reference and self.learner.reference is not None:
             self.learner.reference.reset()
+
+    def episodes(self) -> list[PoolTrajectory]:
+        """All that were generated, in order."""
+        size, path = self.settings.group_size, self.out / "pool.db"
+        with DataPool(path, group_size=size) as pool:
+            return list(pool.trajectories())
 
     async def evaluate(self) -> float:
         """Mean reward of held-out tasks; see `Generation.evaluate`."""
