@@ -16,6 +16,7 @@ def register_all() -> None:
     REWARDS.register("icrl-format", "m2gym.rewards.answers:icrl_format")
     REWARDS.register("swe-bench", "m2gym.rewards.swe_bench:swe_bench_reward")
     WORKSPACES.register("local", "m2gym.workspaces.local:LocalWorkspace")
+    WORKSPACES.register("docker", "m2gym.workspaces.docker_box:DockerWorkspace")
     WORKSPACES.register("process", "m2gym.workspaces.process:ProcessWorkspace")
     SCAFFOLDS.register("gold", "m2gym.scaffolds.gold:Gold")
     SCAFFOLDS.register("noop", "m2gym.scaffolds.noop:Noop")

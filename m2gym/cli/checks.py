@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from typing import Literal
 
-from m2gym.core.errors import InfraError
+from m2gym.core.errors import InfraError, InputError
 from m2gym.workspaces.probe import Finding, probe
 
 EXTRAS = {
+    "docker": ("docker",),
     "office": ("openpyxl",),
     "train": ("torch", "transformers", "safetensors"),
     "report": ("matplotlib",),
@@ -29,15 +30,45 @@ def checks() -> Iterator[Finding]:
     """All of them, most important first."""
     yield _python()
     yield from probe()
+    yield _docker()
     yield _registry_client()
     yield _disk()
     yield from _extras()
     yield _gpu()
 
 
+def reap_dead() -> list[str]:
+    """Remove folders, control groups, containers and snapshots of dead processes of this user;
+    what was removed. Without an engine only the first two."""
+    from m2gym.workspaces.docker_engine import engine
+    from m2gym.workspaces.state import State, sweep
+
+    removed = [f"boxes of {name}" for name in sweep(State.get().path.parent)]
+    try:
+        host = engine()
+    except (InfraError, InputError):
+        return removed
+    return [*removed, *host.reaped, *host.reap()]
+
+
 def _python() -> Finding:
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     return Finding("python", "ok", f"{text}, {os.cpu_count()} processors")
+
+
+def _docker() -> Finding:
+    """The engine; boxes of this machine go without it, so its lack is no more than a limit."""
+    from m2gym.workspaces.docker_box import capabilities
+    from m2gym.workspaces.docker_engine import engine
+
+    try:
+        able = capabilities()
+        host = engine()
+    except (InfraError, InputError) as error:
+        reason, _, how = str(error).partition("; run: ")
+        return Finding("docker workspace", "limited", reason, how)
+    disk = "" if "limits.disk" in able else ", no limit of disk with this storage driver"
+    return Finding("docker workspace", "ok", f"engine with {host.driver}{disk}")
 
 
 def _registry_client() -> Finding:

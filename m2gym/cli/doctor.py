@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from m2gym.cli import options
-from m2gym.cli.output import show, show_json
+from m2gym.cli.output import note, show, show_json
 
 MARKS = {
     "ok": "[green]ok[/green]",
@@ -18,13 +19,26 @@ MARKS = {
 }
 
 
-def doctor(json: options.Json = False, debug: options.Debug = False) -> None:
+def doctor(
+    reap: Annotated[
+        bool, typer.Option("--reap", help="Remove what dead runs left, and say what it was.")
+    ] = False,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
     """Say what this machine can do, and for each lack the one command that mends it.
 
     Exits with 1 when something is missing without which no environment runs.
     """
-    from m2gym.cli.checks import checks
+    from m2gym.cli.checks import checks, reap_dead
 
+    if reap:
+        removed = reap_dead()
+        if json:
+            show_json({"removed": removed})
+        else:
+            note("\n".join(f"removed {what}" for what in removed) or "nothing was left")
+        return
     found = list(checks())
     if json:
         show_json([asdict(check) for check in found])

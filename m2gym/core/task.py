@@ -60,6 +60,12 @@ class WorkspaceSpec(Frozen):
 
     root: Path | None = Field(None, description="folder whose files the work folder starts with")
     image: str | None = Field(None, description="container image, for workspaces that use one")
+    build: Path | None = Field(
+        None, description="folder with a Dockerfile, for workspaces that build images"
+    )
+    needs_image: bool = Field(
+        True, description="whether image or build can only be honoured by a workspace with images"
+    )
     workdir: str = Field("/workspace", description="where the files lie in the box")
     mounts: tuple[Mount, ...] = ()
     links: dict[str, str] = Field(

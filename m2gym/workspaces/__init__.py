@@ -19,8 +19,8 @@ def make_workspace(spec: WorkspaceSpec, kind: str = "auto") -> Workspace:
 
     Args:
         spec: from what the box is made.
-        kind: ``auto`` (local where bubblewrap works), or a registered one: ``local``, ``process``
-            (no sandbox), or another package's.
+        kind: ``auto`` (local where bubblewrap works), or a registered one: ``local``, ``docker``,
+            ``process`` (no sandbox), or another package's.
 
     Raises:
         CapabilityError: this machine or this kind cannot give what the spec asks for; the message
@@ -42,7 +42,7 @@ def check(spec: WorkspaceSpec, capabilities: frozenset[str]) -> None:
     """
     wanted = {
         "network": spec.network == "public",
-        "image": spec.image is not None,
+        "image": spec.needs_image and (spec.image is not None or spec.build is not None),
         "limits.cpu": spec.limits.cpus is not None,
     }
     missing = sorted(name for name, asked in wanted.items() if asked and name not in capabilities)

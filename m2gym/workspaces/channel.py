@@ -47,9 +47,14 @@ class Failed:
 class Channel:
     """Requests to one supervisor. It follows whichever event loop awaits it."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        """Over ``connection``, or over a new pair whose other end is `peer`."""
+        self.peer: socket.socket
         try:
-            self._socket, self.peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            if connection is None:
+                self._socket, self.peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            else:
+                self._socket = self.peer = connection
         except OSError as error:
             raise InfraError(
                 f"no socket to the box: {error}; raise the limit (ulimit -n)"

@@ -273,3 +273,33 @@ def remove_groups_of(owner: str, parents: Iterable[Path]) -> None:
         for folder in parent.glob(f"{owner}-*"):
             with contextlib.suppress(InfraError):
                 _remove(folder)
+
+
+def group_of(pid: int) -> Group | None:
+    """The control group that another program (a container engine) put a process in."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    paths = {
+        name: path
+        for _, names, path in (line.split(":", 2) for line in lines)
+        for name in names.split(",")
+    }
+    folders: dict[str, Path] = {}
+    for root, mount, options in _mounts("cgroup"):
+        for name in ("memory", "cpuacct"):
+            if name in options and name in paths:
+                folders[name] = _below_root(mount, root, paths[name])
+    if "memory" in folders:
+        return Group(1, folders)
+    for root, mount, _ in _mounts("cgroup2"):
+        folder = _below_root(mount, root, paths.get("", "/"))
+        if (folder / "memory.events").exists():
+            return Group(2, {"memory": folder})
+    return None
+
+
+def _below_root(mount: Path, root: str, path: str) -> Path:
+    inner = os.path.relpath(path, root)
+    return mount / path.lstrip("/") if inner.startswith("..") else mount / inner

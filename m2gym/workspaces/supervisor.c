@@ -5,7 +5,9 @@
  *                     [--map BASE | --self] -- PROGRAM ARG...
  *       prepares mounts and user ids, then becomes PROGRAM (bubblewrap).
  *   supervisor serve FD NPROC DATA FSIZE CPU
- *       process 1 of the box: starts, signals and kills commands at the host's request.
+ *   supervisor connect PATH NPROC DATA FSIZE CPU
+ *       process 1 of the box: starts, signals and kills commands at the host's request, over the
+ *       socket FD, or over one that listens at PATH (shown in a container by its engine).
  *
  * Requests and replies are packets on the socket FD; channel.py documents them. A command's pipes
  * are made by the host and arrive with the request, so no byte of its output passes through here.
@@ -35,6 +37,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -427,13 +430,21 @@ static int receive(char *buffer, int *fds, int *count, size_t *size) {
     return 1;
 }
 
+static int dial(const char *path) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0) die(path);
+    return fd;
+}
+
 static int serve(int argc, char **argv) {
     static char buffer[BUFFER];
     int fds[MAX_FDS], count;
     size_t size = 0;
     sigset_t set;
     if (argc < 7) return 2;
-    channel = atoi(argv[2]);
+    channel = strcmp(argv[1], "connect") ? atoi(argv[2]) : dial(argv[2]);
     fcntl(channel, F_SETFD, FD_CLOEXEC);
     for (int n = 0; n < 4; n++) {
         long long value = atoll(argv[3 + n]);
@@ -511,6 +522,7 @@ static int serve(int argc, char **argv) {
 int main(int argc, char **argv) {
     if (argc > 2 && !strcmp(argv[1], "launch")) return launch(argc, argv);
     if (argc > 2 && !strcmp(argv[1], "serve")) return serve(argc, argv);
-    fprintf(stderr, "usage: supervisor launch ... -- PROGRAM | supervisor serve FD ...\n");
+    if (argc > 2 && !strcmp(argv[1], "connect")) return serve(argc, argv);
+    fprintf(stderr, "usage: supervisor launch ... -- PROGRAM | serve FD ... | connect PATH ...\n");
     return 2;
 }

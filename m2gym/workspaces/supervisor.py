@@ -1,8 +1,9 @@
 # ruff: noqa: PTH123, PTH208
 """The helper of a box in Python, for hosts without a C compiler: the twin of ``supervisor.c``.
 
-It is run by itself (``python3 -I -S supervisor.py launch|serve …``), knows only the standard
-library and is never imported by the package. The same protocol, about twice as slow a command.
+It is run by itself (``python3 -I -S supervisor.py launch|serve|connect …``), knows only the
+standard library and is never imported by the package. The same protocol, about twice as slow a
+command.
 """
 
 from __future__ import annotations
@@ -426,8 +427,18 @@ def kill_below(root: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def dial(path: str) -> int:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        channel.connect(path)
+    except OSError as error:
+        die(path, error.errno or 0)
+    return channel.detach()
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "launch":
         launch(sys.argv[2:])
     else:
-        Server(int(sys.argv[2]), [int(value) for value in sys.argv[3:7]]).serve()
+        own = dial(sys.argv[2]) if sys.argv[1] == "connect" else int(sys.argv[2])
+        Server(own, [int(value) for value in sys.argv[3:7]]).serve()

@@ -44,6 +44,7 @@ def traces(box: LocalWorkspace) -> list[str]:
 async def test_stop_leaves_nothing_and_is_idempotent(needs_local: None, make: MakeBox) -> None:
     warm = await make("local")
     await warm.exec("true")
+    gc.collect()
     before = open_files()
     box = await make("local", limits={"cpus": 1.0} if "cpu" in hierarchy().has else {})
     assert isinstance(box, LocalWorkspace)

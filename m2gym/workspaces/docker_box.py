@@ -1,0 +1,382 @@
+"""The docker workspace: a container of the engine on this machine.
+
+Process 1 of the container is our supervisor, as in a local box. It dials a socket of the owner that
+the engine shows it, and from then on commands, pipes, files and listening sockets go over that one
+connection, past the engine: a command costs what it costs in a local box, and not an exec of the
+engine. When the connection closes, because the owner stopped the box or died, process 1 ends, the
+kernel ends every other process, and the engine removes the container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
+from m2gym.core.task import WorkspaceSpec
+from m2gym.core.workspace import User, Workspace
+from m2gym.workspaces import slots
+from m2gym.workspaces.bubblewrap import AGENT, GRADER, HOMES
+from m2gym.workspaces.channel import Channel
+from m2gym.workspaces.docker_engine import Engine, ask, engine
+from m2gym.workspaces.docker_images import environment_of, image_of
+from m2gym.workspaces.files import Owner, Tree
+from m2gym.workspaces.helper import INSIDE, compiled
+from m2gym.workspaces.limits import OVERHEAD_TASKS, Group, group_of, rlimits
+from m2gym.workspaces.quota import watch
+from m2gym.workspaces.state import State, full_disk, remove_tree
+from m2gym.workspaces.supervised import PATH, SupervisedWorkspace
+
+START_SECONDS = 120.0
+"""How long a container may take to come up on a crowded machine; the project's choice."""
+
+LOOK_SECONDS = 2.0
+"""Between looks at whether a container that does not come up still is; the project's choice."""
+
+ROOT_MAY = [
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID",
+    "SYS_CHROOT",
+]  # fmt: skip
+"""What user 0 of a box keeps: enough for installing packages, nothing of the machine's."""
+
+_IDS = {"root": 0, "agent": AGENT, "grader": GRADER}
+_CAPABILITIES = frozenset(
+    {
+        "sandbox", "users", "listen", "network", "fork", "image",
+        "limits.memory", "limits.processes", "limits.cpu",
+    }
+)  # fmt: skip
+
+
+def capabilities() -> frozenset[str]:
+    """What a docker box can do here.
+
+    Raises:
+        CapabilityError: no SDK, an engine elsewhere, or a user who may not enter a box's files.
+        InfraError: the engine does not answer.
+    """
+    if os.getuid() != 0:
+        raise CapabilityError(
+            "the docker workspace takes files out of a box past its users, which only root may; "
+            "run m2gym as root, or use workspace='local'"
+        )
+    found = set(_CAPABILITIES)
+    if engine().driver in ("overlay2", "overlay"):
+        found.add("limits.disk")
+    return frozenset(found)
+
+
+class DockerSnapshot:
+    """Frozen files of a docker box: an image, removed when the last box made from it ended."""
+
+    def __init__(self, host: Engine, image: str, holders: int = 1) -> None:
+        self._engine, self.image, self._holders = host, image, holders
+        self._guard = threading.Lock()
+        self.discarded = False
+
+    def hold(self) -> DockerSnapshot:
+        with self._guard:
+            self._holders += 1
+        return self
+
+    def release(self) -> None:
+        with self._guard:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self._engine.remove_image(self.image)
+
+    async def discard(self) -> None:
+        """Free the files; boxes made from it keep theirs."""
+        if not self.discarded:
+            self.discarded = True
+            await asyncio.to_thread(self.release)
+
+
+class DockerWorkspace(SupervisedWorkspace):
+    """A container: its own image, files, processes, users and no network."""
+
+    kind = "docker"
+
+    def __init__(self, spec: WorkspaceSpec, *, snapshot: DockerSnapshot | None = None) -> None:
+        super().__init__(spec, capabilities())
+        self._engine = engine()
+        self._snapshot = snapshot
+        self._state = State.get()
+        self._variables: dict[str, str] = {}
+        self._group: Group | None = None
+        self._slot: slots.Slot | None = None
+        self._first_id = self._oom = 0
+        self._upper: Path | None = None
+        self.name = self._state.name("d")
+        self.folder = self._state.path / "boxes" / self.name
+        self.container = ""
+
+    def ids(self, user: User | None) -> tuple[int, int]:
+        number = self._id(user)
+        return number, number
+
+    def owner(self, user: User | None) -> Owner:
+        number = self._first_id + self._id(user)
+        return number, number
+
+    def home(self, user: User | None) -> str:
+        self._id(user)
+        return HOMES[user or "agent"]
+
+    def _id(self, user: User | None) -> int:
+        try:
+            return _IDS[user or "agent"]
+        except KeyError:
+            raise InputError(f"expected user agent, grader or root, got {user!r}") from None
+
+    def environment(self, user: User | None, extra: Mapping[str, str] | None) -> list[bytes]:
+        """The image's variables, then what every box has, then the task's."""
+        own = {k: v for k, v in self._variables.items() if k not in ("HOME", "USER", "LOGNAME")}
+        return super().environment(user, {"PATH": PATH, **own, **self.spec.env, **(extra or {})})
+
+    def oom_since(self) -> bool:
+        if self._group is None:
+            return False
+        before = self._oom
+        with contextlib.suppress(OSError):
+            self._oom = self._group.oom_kills()
+        return self._oom > before
+
+    def scratch(self) -> Path:
+        return self.folder
+
+    async def _start(self) -> None:
+        try:
+            if self._slot is None:
+                self._slot = await slots.acquire()
+            await self._bring_up(await asyncio.to_thread(self._image))
+        except BaseException:
+            await asyncio.to_thread(self.stop_now)
+            raise
+
+    def _image(self) -> str:
+        image = self._snapshot.image if self._snapshot else image_of(self._engine, self.spec)
+        self._variables = environment_of(self._engine, image)
+        return image
+
+    async def _bring_up(self, image: str) -> None:
+        self._state.live[self.name] = self
+        listener = await asyncio.to_thread(self._show)
+        try:
+            await asyncio.to_thread(self._create, image)
+            connection = await self._accept(listener)
+        finally:
+            listener.close()
+            (self.folder / "shown" / "owner").unlink(missing_ok=True)
+        self.channel = Channel(connection)
+        self.channel.lost = self._lost
+        root, pid = await self.channel.hello()
+        self.tree = Tree(root, self.spec.workdir, [*HOMES.values(), "/tmp"])
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._first_id = _first_id(pid)
+        self._group = group_of(pid)
+        self._oom = self._group.oom_kills() if self._group is not None else 0
+        self._started = True
+        if self._upper is not None:
+            watch(self)
+
+    def _show(self) -> socket.socket:
+        """The folder that the container sees, with the supervisor and a socket to dial."""
+        shown = self.folder / "shown"
+        program = compiled() if os.environ.get("M2GYM_SUPERVISOR", "c") != "python" else None
+        source = program or Path(__file__).with_name("supervisor.py")
+        with full_disk("making a box's folder"):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            shown.mkdir(mode=0o755, exist_ok=True)
+            target = shown / ("supervisor" if program else "supervisor.py")
+            if not target.exists():
+                try:
+                    os.link(source, target)
+                except OSError:
+                    shutil.copy(source, target)
+        (shown / "owner").unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        listener.bind(str(shown / "owner"))
+        (shown / "owner").chmod(0o666)
+        listener.listen(1)
+        listener.setblocking(False)
+        return listener
+
+    def _command(self) -> list[str]:
+        bounds = map(str, rlimits(self.spec.limits, grouped=True, own_namespace=True))
+        if (self.folder / "shown" / "supervisor").exists():
+            return [f"{INSIDE}/supervisor", "connect", f"{INSIDE}/owner", *bounds]
+        flags = ("-I", "-S", "-B", f"{INSIDE}/supervisor.py")
+        return ["python3", *flags, "connect", f"{INSIDE}/owner", *bounds]
+
+    def _create(self, image: str) -> None:
+        limits, api = self.spec.limits, self._engine.api
+        binds = [f"{self.folder / 'shown'}:{INSIDE}:ro"]
+        binds += [f"{mount.source}:{mount.target}:ro" for mount in self.spec.mounts]
+        memory = None if limits.memory_mb is None else limits.memory_mb << 20
+        settings = api.create_host_config(
+            binds=binds,
+            auto_remove=True,
+            network_mode="none" if self.spec.network == "none" else "bridge",
+            cap_drop=["ALL"],
+            cap_add=ROOT_MAY,
+            security_opt=["no-new-privileges"],
+            mem_limit=memory,
+            memswap_limit=memory,
+            shm_size=min(64 << 20, memory or 64 << 20),
+            pids_limit=None if limits.processes is None else limits.processes + OVERHEAD_TASKS,
+            nano_cpus=None if limits.cpus is None else max(1, round(limits.cpus * 1e9)),
+            log_config={"Type": "json-file", "Config": {"max-size": "64k"}},
+        )
+        command = self._command()
+        made = ask(
+            "creating a container", api.create_container, image,
+            entrypoint=command[:1], command=command[1:], hostname="box", user="0:0",
+            working_dir="/", labels=self._engine.labels(), host_config=settings,
+            healthcheck={"test": ["NONE"]},
+        )  # fmt: skip
+        self.container = str(made["Id"])
+        try:
+            ask("starting a container", api.start, self.container)
+        except InfraError as error:
+            if command[0] == "python3" and "executable file not found" in str(error):
+                raise CapabilityError(
+                    "this image has no python3 and this machine no C compiler for our supervisor; "
+                    "run: apt-get install -y gcc"
+                ) from error
+            raise
+        layers = ask("looking at a container", api.inspect_container, self.container)
+        upper = ((layers.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        self._upper = Path(upper) if upper and os.access(upper, os.R_OK) else None
+
+    async def _accept(self, listener: socket.socket) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        dialled = asyncio.ensure_future(loop.sock_accept(listener))
+        end = loop.time() + START_SECONDS
+        try:
+            while loop.time() < end:
+                await asyncio.wait({dialled}, timeout=LOOK_SECONDS)
+                if dialled.done():
+                    return dialled.result()[0]
+                if not await asyncio.to_thread(self._engine.has_container, self.container):
+                    raise WorkspaceLostError("the container ended before it was up")
+        finally:
+            if not dialled.done():
+                dialled.cancel()
+        raise WorkspaceLostError(f"the container did not come up within {START_SECONDS:g} s")
+
+    def _lost(self) -> WorkspaceLostError:
+        if self._stopped:
+            return WorkspaceLostError("this workspace was stopped")
+        if self.oom_since():
+            limit = self.spec.limits.memory_mb
+            return WorkspaceLostError(f"the box died: out of memory (limit {limit} MiB)")
+        return WorkspaceLostError(
+            "the box died: its container ended (was it, or the engine, killed or restarted?)"
+        )
+
+    def changed(self) -> Path:
+        """The folder of the host that holds what the box wrote."""
+        return self._upper or self.folder
+
+    def cpu_seconds(self) -> float:
+        """Processor time of the whole box, seconds."""
+        return 0.0 if self._group is None else self._group.cpu_seconds()
+
+    def _freeze(self, holders: int = 1) -> DockerSnapshot:
+        labels = " ".join(f"{k}={v}" for k, v in self._engine.labels().items())
+        made: dict[str, Any] = ask(
+            "taking a snapshot", self._engine.api.commit, self.container,
+            changes=[f"LABEL {labels}"],
+        )  # fmt: skip
+        return DockerSnapshot(self._engine, str(made["Id"]), holders)
+
+    async def snapshot(self) -> DockerSnapshot:
+        """Freeze a copy of the box's files; processes are paused meanwhile."""
+        await self.ensure_started()
+        return await asyncio.to_thread(self._freeze)
+
+    async def restore(self, snapshot: object) -> None:
+        """End the container and start another from the snapshot's files."""
+        if not isinstance(snapshot, DockerSnapshot) or snapshot.discarded:
+            raise InputError("expected a snapshot of a docker workspace that was not discarded")
+        await self.ensure_started()
+        self._end_processes()
+        await asyncio.to_thread(self._remove_container)
+        before, self._snapshot = self._snapshot, snapshot.hold()
+        if before is not None:
+            await asyncio.to_thread(before.release)
+        await self.ensure_started()
+
+    async def fork(self, n: int) -> list[Workspace]:
+        """``n`` boxes with this one's files. Their containers come up with their first use."""
+        if n < 1:
+            raise InputError(f"expected to fork into at least one box, got {n}")
+        await self.ensure_started()
+        frozen = await asyncio.to_thread(self._freeze, n)
+        return [type(self)(self.spec, snapshot=frozen) for _ in range(n)]
+
+    async def stop(self) -> None:
+        """Kill and remove everything of the box; idempotent."""
+        starting = self._starting
+        if starting is not None:
+            with contextlib.suppress(InfraError, InputError, asyncio.CancelledError):
+                await starting
+        if not self._stopped:
+            self._stopped = True
+            self._end_processes()
+            await asyncio.to_thread(self._remove)
+
+    def stop_now(self) -> None:
+        """`stop` without an event loop."""
+        if not self._stopped:
+            self._stopped = True
+            self._end_processes()
+            self._remove()
+
+    def _end_processes(self) -> None:
+        if not hasattr(self, "channel") or self.channel.closed:
+            self._started = False
+            return
+        self._started = False
+        self.channel.close()
+        self._drop_streams()
+        if hasattr(self, "tree"):
+            self.tree.close()
+            del self.tree
+
+    def _remove_container(self) -> None:
+        name, self.container, self._upper = self.container, "", None
+        if name:
+            self._engine.remove_container(name)
+
+    def _remove(self) -> None:
+        """Remove what is left. An engine that is down leaves the rest to the reaper."""
+        try:
+            with contextlib.suppress(InfraError):
+                self._remove_container()
+            if self._snapshot is not None:
+                snapshot, self._snapshot = self._snapshot, None
+                with contextlib.suppress(InfraError):
+                    snapshot.release()
+        finally:
+            if self._slot is not None:
+                self._slot.release()
+                self._slot = None
+            remove_tree(self.folder)
+            self._state.live.pop(self.name, None)
+
+
+def _first_id(pid: int) -> int:
+    """The host's id of a process's user 0."""
+    first = Path(f"/proc/{pid}/uid_map").read_text().split()
+    return int(first[1]) if len(first) >= 3 and first[0] == "0" else 0
