@@ -144,7 +144,9 @@ class Assembler:
         self._thinking: list[str] = []
         self._calls: dict[int, _Call] = {}
         self._spelt_ids: list[int] = []
+        self._served: dict[str, _Call] = {}
         self._cited: list[Any] = []
+        self._grounded: list[Any] = []
         self._results: dict[str, Any] = {}
 
     def take(self, chunks: Sequence[Mapping[str, Any] | str]) -> list[Delta]:
@@ -172,6 +174,7 @@ class Assembler:
         self.model = _text(chunk.get("model")) or self.model
         self.usage = _usage(chunk.get("usage")) or self.usage
         self.prompt_ids = _ids(chunk.get("prompt_token_ids")) or self.prompt_ids
+        self._grounded += _checked(chunk.get("vertex_ai_grounding_metadata"), list) or ()
         for choice in chunk.get("choices") or ():
             self.prompt_ids = _ids(choice.get("prompt_token_ids")) or self.prompt_ids
             self.ids += _ids(choice.get("token_ids"))
@@ -193,6 +196,10 @@ class Assembler:
                 yield made
         self._cited += _checked(delta.get("annotations"), list) or ()
         fields = delta.get("provider_specific_fields") or {}
+        for piece in fields.get("server_tool_calls") or ():
+            function = piece.get("function") or {}
+            id, name = _text(piece.get("id")), _text(function.get("name"))
+            self._served[id] = _Call(id, name, [_text(function.get("arguments"))])
         for key in ("web_search_results", "tool_results"):
             for block in fields.get(key) or ():
                 self._results[str(block.get("tool_use_id"))] = block.get("content")
@@ -254,14 +261,17 @@ class Assembler:
     @property
     def hosted(self) -> list[dict[str, Any]]:
         """Calls that the provider ran, and what it cited where it tells no more of them."""
+        listed = [call for _, call in sorted(self._calls.items()) if call.served]
+        calls = {call.id: call for call in listed} | self._served
         out: list[dict[str, Any]] = []
-        for _, call in sorted(self._calls.items()):
-            if call.served:
-                made = {"id": call.id, "name": call.name, "input": _loose("".join(call.arguments))}
-                out.append({**made, "output": self._results.get(call.id)})
-        pages = [page for cited in self._cited for page in _pages(cited)]
-        if pages and not out:
-            out.append({"id": "hosted_0", "name": "web_search", "input": {}, "output": pages})
+        for call in calls.values():
+            made = {"id": call.id, "name": call.name, "input": _loose("".join(call.arguments))}
+            out.append({**made, "output": self._results.get(call.id)})
+        queries, pages = _grounding(self._grounded)
+        pages = pages or [page for cited in self._cited for page in _pages(cited)]
+        if (queries or pages) and not out:
+            given = {"queries": queries} if queries else {}
+            out.append({"id": "hosted_0", "name": "web_search", "input": given, "output": pages})
         return out
 
     def completion(self, **fields: Any) -> Completion:
@@ -294,6 +304,20 @@ def _loose(text: str) -> Any:
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"text": text}
+
+
+def _grounding(metadata: Sequence[Any]) -> tuple[list[str], list[dict[str, str]]]:
+    """What Google's metadata say of a search: its queries, and the pages that it found."""
+    queries, pages = [], []
+    for told in metadata:
+        if not isinstance(told, dict):
+            continue
+        queries += [q for q in told.get("webSearchQueries") or () if isinstance(q, str)]
+        for found in told.get("groundingChunks") or ():
+            page = found.get("web") if isinstance(found, dict) else None
+            if isinstance(page, dict) and isinstance(page.get("uri"), str):
+                pages.append({"url": page["uri"], "title": str(page.get("title") or "")})
+    return queries, pages
 
 
 def _pages(cited: Any) -> Iterator[dict[str, str]]:
