@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
+from m2gym.core.waiting import waiting
+
 MINUTE = 60.0
 
 
@@ -57,12 +59,18 @@ class Pace:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Hold a call's place; waits, in the order of coming, until it may start."""
-        async with self._places():
-            while seconds := self.wait(time.monotonic()):  # noqa: ASYNC110  # time itself is awaited
-                await asyncio.sleep(seconds)
+        places = self._places()
+        with waiting():
+            await places.__aenter__()
+        try:
+            with waiting():
+                while seconds := self.wait(time.monotonic()):  # noqa: ASYNC110  # time is awaited
+                    await asyncio.sleep(seconds)
             if self.requests_per_minute is not None:
                 self._calls.append(time.monotonic())
             yield
+        finally:
+            await places.__aexit__(None, None, None)
 
     def _places(self) -> AbstractAsyncContextManager[object]:
         if self.at_once is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from m2gym.backends.pace import Pace
 from m2gym.core.errors import ModelError, RateLimitError
 from m2gym.core.protocols import Delta
+from m2gym.core.waiting import waiting
 
 TRIES: dict[str, int] = {"rate_limit": 10, "server": 6, "network": 6, "timeout": 3, "broken": 3}
 """Calls in all by cause; any other cause (``auth``, ``refused``) gets one. The project's choice."""
@@ -46,7 +47,8 @@ class Retry:
             raise error
         if isinstance(error, RateLimitError):
             pace.pause(seconds)
-        await asyncio.sleep(seconds)
+        with waiting():
+            await asyncio.sleep(seconds)
 
 
 async def retried(

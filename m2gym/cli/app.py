@@ -9,11 +9,13 @@ import typer
 from m2gym import __version__
 from m2gym.cli.bench import bench
 from m2gym.cli.compare import compare
+from m2gym.cli.ctl import ctl
 from m2gym.cli.demo import demo
 from m2gym.cli.doctor import doctor
 from m2gym.cli.eval_ import eval_
 from m2gym.cli.export import export
 from m2gym.cli.list_ import list_
+from m2gym.cli.regrade import regrade
 from m2gym.cli.serve import serve
 from m2gym.cli.tasks import tasks
 from m2gym.cli.train import train
@@ -53,6 +55,8 @@ app.command()(doctor)
 app.command()(validate)
 app.command("eval")(eval_)
 app.command()(compare)
+app.command()(ctl)
+app.command()(regrade)
 app.command()(bench)
 app.command()(export)
 app.command()(train)

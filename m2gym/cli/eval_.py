@@ -25,6 +25,7 @@ CONFIGURED = (
     "attempts",
     "workspace",
     "seed",
+    "limits",
 )
 """Options that belong to a run's configuration."""
 
@@ -92,6 +93,48 @@ def eval_(
     concurrency: options.Concurrency = None,
     workspace: options.WorkspaceKind = "auto",
     seed: Annotated[int, typer.Option(help="Episode seeds follow from it.")] = 0,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limits",
+            help="KEY=NUMBER[,…]: bounds of an episode in the place of the task's own: start, "
+            "agent, working (agent without waiting), grade, wall (seconds), steps.",
+        ),
+    ] = None,
+    at_once: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at-once",
+            help="KEY=NUMBER[,…]: boxes, creations (a second), model_calls, graders; "
+            "`m2gym ctl` changes them while it runs.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(
+            "--retries",
+            min=0,
+            help="Most further tries, in the whole run, of episodes that infrastructure failed "
+            "[default: a tenth of the episodes, at least 8].",
+        ),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, ray, or ray:ADDRESS of a cluster.")
+    ] = "local",
+    keep_artifacts: Annotated[
+        bool,
+        typer.Option(
+            "--artifacts/--no-artifacts", help="Keep what episodes left, for regrade and diffs."
+        ),
+    ] = True,
+    estimate: Annotated[
+        Path | None,
+        typer.Option(
+            "--estimate-from",
+            help="Run nothing: say what it would take, judged by an earlier run (such as one of "
+            "`--limit 3`).",
+        ),
+    ] = None,
     out: options.Out = None,
     resume: Annotated[
         bool,
@@ -110,7 +153,9 @@ def eval_(
     Episodes that infrastructure failed have no score; --resume tries them again.
     """
     from m2gym.models.budget import Budget
+    from m2gym.rollout.control import parse_at_once
     from m2gym.rollout.evaluation import evaluate, next_folder
+    from m2gym.rollout.limits import Retries, parse_limits
 
     if agent_cmd is not None:
         if agent is not None:
@@ -142,11 +187,24 @@ def eval_(
             "attempts": attempts,
             "workspace": workspace,
             "seed": seed,
+            "limits": parse_limits(options.pairs("--limits", limits)) if limits else None,
         }
+    wanted = parse_at_once(options.pairs("--at-once", at_once))
+    if estimate is not None:
+        say_estimate(estimate, settings, concurrency, json)
+        return
     path = out if out is not None else next_folder(settings["env"], named(settings["agent"]))
     try:
         run = evaluate(
-            **settings, concurrency=concurrency, out=path, resume=resume, progress=not json
+            **settings,
+            concurrency=concurrency,
+            at_once=wanted,
+            retries=Retries(budget=retries),
+            executor=executor,
+            keep_artifacts=keep_artifacts,
+            out=path,
+            resume=resume,
+            progress=not json,
         )
     except KeyboardInterrupt:
         note(f"m2gym: stopped; finish with: m2gym eval --resume --out {path}")
@@ -170,6 +228,7 @@ def given(context: typer.Context, name: str) -> bool:
 def recorded(out: Path | None) -> dict[str, Any]:
     """The settings of the run in ``out``."""
     from m2gym.models.budget import Budget
+    from m2gym.rollout.limits import EpisodeLimits
     from m2gym.rollout.run_folder import read_info
     from m2gym.scaffolds.blackbox.command import CommandAgent
 
@@ -182,7 +241,37 @@ def recorded(out: Path | None) -> dict[str, Any]:
         settings["agent"] = CommandAgent.from_settings(config.scaffold["settings"])
     if config.budget:
         settings["budget"] = Budget(**config.budget)  # type: ignore[arg-type]
+    if config.limits:
+        settings["limits"] = EpisodeLimits.model_validate(config.limits)
     return {**settings, "tasks": list(config.tasks)}
+
+
+def say_estimate(
+    earlier: Path, settings: dict[str, Any], concurrency: int | None, json: bool
+) -> None:
+    """What the evaluation would take, judged by an earlier run."""
+    import os
+    from dataclasses import asdict
+
+    from m2gym.envs.catalog import env_entry
+    from m2gym.report.forecast import forecast
+    from m2gym.rollout.evaluation import choose
+    from m2gym.rollout.run import load_run
+
+    run = load_run(earlier)
+    taskset = env_entry(settings["env"]).taskset()
+    chosen = choose(taskset, settings["split"], settings.get("limit"), settings["tasks"])
+    episodes = len(chosen) * settings["attempts"]
+    found = forecast(run, episodes, concurrency or os.cpu_count() or 1)
+    if json:
+        show_json({"from": str(earlier), **asdict(found)})
+    else:
+        show(found.text())
+    differing = [
+        name for name in ("env", "model") if getattr(run.config, name) != settings.get(name)
+    ]
+    if differing:
+        note(f"the earlier run differs in: {', '.join(differing)}")
 
 
 COMMAND = "m2gym.scaffolds.blackbox.command:CommandAgent"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from m2gym.core.errors import InputError
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
 ]
@@ -29,3 +31,15 @@ WorkspaceKind = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder for the run [default: below runs/].")
 ]
+
+
+def pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """``KEY=VALUE[,KEY=VALUE …]`` of a repeatable option."""
+    found = {}
+    for entry in given or ():
+        for part in filter(None, entry.split(",")):
+            key, equals, value = part.partition("=")
+            if not equals or not key.strip() or not value.strip():
+                raise InputError(f"{option} is KEY=VALUE[,KEY=VALUE …], got {entry!r}")
+            found[key.strip()] = value.strip()
+    return found

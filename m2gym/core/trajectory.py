@@ -9,7 +9,8 @@ from pydantic import Field
 from m2gym.core.task import Frozen
 from m2gym.core.verdict import Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of run folders; `m2gym.rollout.migrate` reads older ones."""
 
 
 class Usage(Frozen):
@@ -81,6 +82,11 @@ class Trajectory(Frozen):
     seconds: dict[str, float] = Field(
         default_factory=dict, description="wall time by phase: start, agent, grade"
     )
+    waited: dict[str, float] = Field(
+        default_factory=dict,
+        description="seconds spent waiting for a turn: box (before start), model (within agent), "
+        "grader (within grade)",
+    )
     completions: tuple[Completion, ...] = ()
     faults: tuple[dict[str, Any], ...] = Field(
         (),
@@ -91,6 +97,14 @@ class Trajectory(Frozen):
     usage: Usage = Usage()
     verdict: Verdict
     error: str | None = Field(None, description="the cause, when status is not ok")
+    cause: str | None = Field(
+        None, description="one word for what failed, when infrastructure or the verifier did"
+    )
+    retries: tuple[dict[str, Any], ...] = Field(
+        (),
+        description="tries of this episode that infrastructure failed before: cause, error, "
+        "seconds, usage",
+    )
     parent: str | None = Field(None, description="id of the episode this one was forked from")
 
     def full_prompt(self, index: int) -> tuple[int, ...]:

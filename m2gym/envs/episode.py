@@ -11,6 +11,7 @@ import inspect
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 
@@ -24,6 +25,7 @@ from m2gym.core.workspace import Shell, Workspace
 from m2gym.envs.observation import cut_middle, notes
 from m2gym.envs.tools import AGENT_ERRNOS, encode, workspace_tools
 from m2gym.rewards import check_rewards, grade
+from m2gym.rewards.exported import Exported
 from m2gym.workspaces import make_workspace
 
 OUTPUT_FOLDER = "/tmp/m2gym-output"
@@ -57,6 +59,10 @@ class WorkspaceEpisode:
         self.seconds: dict[str, float] = {}
         self.session: Session | None = None
         """The model session, when the agent calls a model through us."""
+        self.grading_place: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+        """Held while the episode is graded: a driver's limit on graders."""
+        self.keep: Callable[[Exported], None] | None = None
+        """Given the artifacts before they are judged; see `m2gym.rewards.verifier.grade`."""
         self._tool_factory = tools
         self._toolbox = Toolbox(tools(self))
         self._steps: list[Step] = []
@@ -173,13 +179,15 @@ class WorkspaceEpisode:
                 if self._closed:
                     raise EpisodeOverError("the episode was closed without being submitted")
                 begun = time.monotonic()
-                self._verdict = await grade(
-                    self.prepared,
-                    self.workspace,
-                    trajectory=self.steps,
-                    stop=stop,
-                    make_box=partial(make_workspace, kind=self.workspace.kind),
-                )
+                async with self.grading_place():
+                    self._verdict = await grade(
+                        self.prepared,
+                        self.workspace,
+                        trajectory=self.steps,
+                        stop=stop,
+                        make_box=partial(make_workspace, kind=self.workspace.kind),
+                        keep=self.keep,
+                    )
                 self.seconds["grade"] = time.monotonic() - begun
             return self._verdict
 

@@ -44,11 +44,13 @@ async def grade(
     stop: Stop | None = None,
     make_box: Callable[[WorkspaceSpec], Workspace],
     seed: int | None = None,
+    keep: Callable[[Exported], None] | None = None,
 ) -> Verdict:
     """The verdict of an episode whose agent worked in ``agent_box``.
 
     Every process of ``agent_box`` is killed; its files stay. ``make_box`` makes an unstarted box,
     which is stopped here. ``seed`` chooses the decoys; without one they cannot be foretold.
+    ``keep`` is given the cleaned artifacts, in a thread, before they are judged.
 
     Raises:
         InputError: the task's rewards cannot be computed (see `check_rewards`).
@@ -65,6 +67,8 @@ async def grade(
     try:
         async with asyncio.timeout(limit) as clock:
             _, (exported, hidden) = await _both(box.start(), _export(prepared, agent_box, evidence))
+            if keep is not None:
+                await asyncio.to_thread(keep, exported)
             await _fill(box, prepared, exported, hidden)
             grading = Grading(
                 prepared=prepared,

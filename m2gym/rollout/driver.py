@@ -22,21 +22,26 @@ import asyncio
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from m2gym.core.errors import BudgetError, InfraError, VerifierError
 from m2gym.core.protocols import Model, Scaffold
-from m2gym.core.task import Mount, Task, Taskset
+from m2gym.core.task import Mount, PreparedTask, Task, Taskset
 from m2gym.core.trajectory import Trajectory
 from m2gym.core.verdict import Stop, Verdict
+from m2gym.core.waiting import Waiting
 from m2gym.envs.catalog import EnvEntry
 from m2gym.envs.episode import WorkspaceEpisode, open_episode
 from m2gym.models.budget import Budget
 from m2gym.models.session import RecordedSession
+from m2gym.rewards.exported import Exported
+from m2gym.rollout.gated_model import GatedModel
+from m2gym.rollout.gates import Gates
+from m2gym.rollout.limits import EpisodeLimits, StartTimeoutError, cause_word
 from m2gym.rollout.sessions import open_session, recorded
 
 CLOSE_SECONDS = 30.0
@@ -66,11 +71,18 @@ class Attempt:
     budget: Budget | None = None
     mounts: tuple[Mount, ...] = ()
     """What the scaffold needs in its box."""
+    limits: EpisodeLimits = field(default_factory=EpisodeLimits)
+    """Bounds in the place of the task's own."""
+    gates: Gates | None = None
+    """The run's limits on what happens at once."""
+    keep: Callable[[str, PreparedTask, Exported], None] | None = None
+    """Given the episode's id, its task and the artifacts, before they are judged."""
 
 
 @dataclass
 class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=Waiting)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -89,15 +101,46 @@ class _Clock:
 async def run_episode(attempt: Attempt) -> Trajectory:
     """One episode; the box is always closed, also when the caller is cancelled.
 
-    ``seconds`` has the phases ``start`` (files at hand and box open), ``agent`` and ``grade``.
+    ``seconds`` has the phases ``start`` (files at hand and box open), ``agent`` and ``grade``;
+    ``waited`` what of them (and before) was waiting for a turn at the run's gates or the model's.
     """
     started, clock = datetime.now(UTC).isoformat(timespec="milliseconds"), _Clock()
+    async with _box_place(attempt.gates, clock.waiting):
+        try:
+            with clock.phase("start"):
+                episode = await _open(attempt)
+        except (InfraError, OSError) as error:
+            return _never_opened(attempt, started, clock, error)
+        try:
+            _place_limits(episode, attempt, clock.waiting)
+            answers = attempt.answers
+            if answers is not None and attempt.gates is not None:
+                answers = GatedModel(answers, attempt.gates.model_calls, clock.waiting)
+            session = open_session(answers, episode, attempt.scaffold, attempt.budget)
+            episode.session = session
+            judged = await _act_and_grade(episode, attempt, clock, session)
+            own: dict[str, Any] = {
+                "task_hash": attempt.task.content_hash(),
+                "verdict": judged.verdict,
+                "error": judged.error,
+                "cause": judged.cause,
+                "started": started,
+                "seconds": clock.seconds,
+                "waited": clock.waiting.totals(),
+                **recorded(session),
+            }
+            return episode.trajectory().model_copy(update=own)
+        finally:
+            await _close(episode)
+
+
+async def _open(attempt: Attempt) -> WorkspaceEpisode:
     try:
-        with clock.phase("start"):
-            episode = await open_episode(
+        async with asyncio.timeout(attempt.limits.start) as clock:
+            return await open_episode(
                 attempt.env.id,
                 attempt.taskset,
-                attempt.task,
+                attempt.limits.apply(attempt.task),
                 workspace=attempt.workspace,
                 seed=attempt.seed,
                 agent=attempt.agent,
@@ -106,39 +149,67 @@ async def run_episode(attempt: Attempt) -> Trajectory:
                 mounts=attempt.mounts,
                 **({} if attempt.env.tools is None else {"tools": attempt.env.tools}),
             )
-    except (InfraError, OSError) as error:
-        return _never_opened(attempt, started, clock, error)
+    except TimeoutError as error:
+        if not clock.expired():
+            raise
+        raise StartTimeoutError(
+            f"the box was not open after {attempt.limits.start:g} s (limit `start`)"
+        ) from error
+
+
+@asynccontextmanager
+async def _box_place(gates: Gates | None, clock: Waiting) -> AsyncIterator[None]:
+    if gates is None:
+        yield
+        return
+    with clock.time("box"):
+        await gates.boxes.acquire()
     try:
-        session = open_session(attempt.answers, episode, attempt.scaffold, attempt.budget)
-        episode.session = session
-        verdict, error_text = await _act_and_grade(episode, attempt.scaffold, clock, session)
-        record = episode.trajectory()
-        own: dict[str, Any] = {
-            "verdict": verdict,
-            "error": error_text,
-            "started": started,
-            "seconds": clock.seconds,
-            **recorded(session),
-        }
-        return record.model_copy(update=own)
+        with clock.time("box"):
+            await gates.creations.wait()
+        yield
     finally:
-        await _close(episode)
+        gates.boxes.release()
+
+
+def _place_limits(episode: WorkspaceEpisode, attempt: Attempt, clock: Waiting) -> None:
+    gates, keep = attempt.gates, attempt.keep
+    if gates is not None:
+
+        @asynccontextmanager
+        async def place() -> AsyncIterator[None]:
+            with clock.time("grader"):
+                await gates.graders.acquire()
+            try:
+                yield
+            finally:
+                gates.graders.release()
+
+        episode.grading_place = place
+    if keep is not None:
+        episode.keep = lambda exported: keep(episode.id, episode.prepared, exported)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    verdict: Verdict
+    error: str | None = None
+    cause: str | None = None
 
 
 async def _act_and_grade(
     episode: WorkspaceEpisode,
-    scaffold: Scaffold,
+    attempt: Attempt,
     clock: _Clock,
     session: RecordedSession | None,
-) -> tuple[Verdict, str | None]:
+) -> _Judged:
     stop: Stop = "exited"
     agent_error = None
     try:
         with clock.phase("agent"):
-            acting = asyncio.create_task(scaffold.run(episode))
+            acting = asyncio.create_task(attempt.scaffold.run(episode))
             try:
-                left = None if episode.deadline is None else max(0, episode.deadline - time.time())
-                await asyncio.wait({acting}, timeout=left)
+                await _until_over(acting, episode.deadline, attempt.limits.working, clock.waiting)
                 if not acting.done():
                     stop = "deadline"
                     await _graded_by_agent(episode)
@@ -154,15 +225,30 @@ async def _act_and_grade(
             submitted_before = episode.verdict is not None
             verdict = await episode.submit(stop)
     except (InfraError, OSError) as error:
-        return _failure("infra_error", stop), cause(error)
+        return _Judged(_failure("infra_error", stop), cause(error), cause_word(error))
     # The one boundary of an episode: whatever else is raised is the grader's fault, and is told.
     except Exception as error:
-        return _failure("verifier_error", stop), cause(error)
+        return _Judged(_failure("verifier_error", stop), cause(error), cause_word(error))
     if submitted_before:
         clock.move("agent", "grade", episode.seconds["grade"])
     if agent_error is not None and verdict.status == "ok":
         verdict = verdict.model_copy(update={"status": "agent_error"})
-    return verdict, agent_error
+    return _Judged(verdict, agent_error)
+
+
+async def _until_over(
+    acting: asyncio.Task[None], deadline: float | None, working: float | None, clock: Waiting
+) -> None:
+    """Wait until the agent ends, its deadline comes or its working time is used up."""
+    begun, waited = time.monotonic(), clock.seconds("model")
+    while not acting.done():
+        left = [] if deadline is None else [deadline - time.time()]
+        if working is not None:
+            waits = clock.seconds("model") - waited
+            left.append(working - (time.monotonic() - begun - waits))
+        if left and min(left) <= 0:
+            return
+        await asyncio.wait({acting}, timeout=min(left, default=None))
 
 
 async def _graded_by_agent(episode: WorkspaceEpisode) -> None:
@@ -209,8 +295,10 @@ def _never_opened(
         workspace=attempt.workspace,
         started=started,
         seconds=clock.seconds,
+        waited=clock.waiting.totals(),
         verdict=Verdict(reward=None, status="infra_error"),
         error=cause(error),
+        cause=cause_word(error),
     )
 
 

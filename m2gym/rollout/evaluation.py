@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.task import Mount, Split, Task, Taskset
 from m2gym.envs.catalog import env_entry
 from m2gym.models.budget import Budget
-from m2gym.rollout.driver import Attempt, run_episode
+from m2gym.rollout.artifacts import ArtifactStore
+from m2gym.rollout.commit import GroupCommit
+from m2gym.rollout.control import Control
+from m2gym.rollout.driver import Attempt
+from m2gym.rollout.executors import make_executor
+from m2gym.rollout.gates import AtOnce, Gates
+from m2gym.rollout.limits import EpisodeLimits, Retries
+from m2gym.rollout.pool import Pool
 from m2gym.rollout.progress import EpisodeProgress
 from m2gym.rollout.run import Run
 from m2gym.rollout.run_folder import RunWriter
@@ -44,6 +52,11 @@ def evaluate(
     concurrency: int | None = None,
     workspace: str = "auto",
     seed: int = 0,
+    limits: EpisodeLimits | None = None,
+    at_once: AtOnce | None = None,
+    retries: Retries | None = None,
+    executor: str = "local",
+    keep_artifacts: bool = True,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -60,7 +73,13 @@ def evaluate(
         attempts: episodes a task.
         concurrency: episodes at once; by default one a processor.
         workspace: ``auto`` or a workspace's id.
-        seed: episode seeds follow from it, the task and the attempt.
+        seed: episode seeds follow from it, the task and the attempt; so does the tasks' order.
+        limits: bounds of an episode by phase, in the place of the tasks' own.
+        at_once: boxes, their creations a second, calls of the model and graders at once; its
+            ``episodes`` is ``concurrency`` by another name. `m2gym ctl` changes them meanwhile.
+        retries: what is done about episodes that infrastructure failed, within this run.
+        executor: ``local``, ``ray`` (one of this machine's) or ``ray:ADDRESS``.
+        keep_artifacts: keep what each episode left, for `m2gym regrade` and diffs.
         out: the run folder; by default a new one below ``runs/``.
         resume: go on with the run in ``out``: episodes on record are kept, those that
             infrastructure failed are tried again, another configuration is refused.
@@ -85,6 +104,11 @@ def evaluate(
             concurrency=concurrency,
             workspace=workspace,
             seed=seed,
+            limits=limits,
+            at_once=at_once,
+            retries=retries,
+            executor=executor,
+            keep_artifacts=keep_artifacts,
             out=out,
             resume=resume,
             progress=progress,
@@ -105,6 +129,11 @@ async def evaluate_async(
     concurrency: int | None = None,
     workspace: str = "auto",
     seed: int = 0,
+    limits: EpisodeLimits | None = None,
+    at_once: AtOnce | None = None,
+    retries: Retries | None = None,
+    executor: str = "local",
+    keep_artifacts: bool = True,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -127,6 +156,7 @@ async def evaluate_async(
         scaffold=describe(scaffold),
         model=named,
         budget=asdict(budget) if budget is not None else {},
+        limits=limits.model_dump(exclude_none=True) if limits is not None else {},
         split=split,
         tasks=tuple(task.id for task in chosen),
         attempts=attempts,
@@ -145,20 +175,43 @@ async def evaluate_async(
         workspace=workspace,
         answers=answers,
         budget=budget,
+        limits=limits or EpisodeLimits(),
+        keep=ArtifactStore(path).keep if keep_artifacts else None,
     )
-    workers = 1 if getattr(scaffold, "interactive", False) else concurrency or os.cpu_count() or 1
+    interactive = bool(getattr(scaffold, "interactive", False))
+    workers = 1 if interactive else concurrency or os.cpu_count() or 1
+    at_once = at_once or AtOnce()
+    if at_once.episodes is None or interactive:
+        at_once = at_once.model_copy(update={"episodes": workers})
+    gates, retries = Gates(at_once), retries or Retries()
+    running = make_executor(executor, config, agent, model)
     with RunWriter(path, info, resume=resume) as writer:
         total = len(chosen) * attempts
         label = f"{config.env} · {config.agent}"
-        shown = progress and not getattr(scaffold, "interactive", False)
-        with EpisodeProgress(label, total, len(writer.done), shown=shown) as bar:
+        with EpisodeProgress(
+            label, total, len(writer.done), shown=progress and not interactive
+        ) as bar:
             if getattr(taskset, "progress", None) is silent:
                 taskset.progress = bar.files  # type: ignore[attr-defined]
             mounts: tuple[Mount, ...] = ()
             if len(writer.done) < total:
                 mounts = await asyncio.to_thread(mounts_of, scaffold, None, bar.files)
-            todo = plan(replace(first, mounts=mounts), chosen, attempts, seed, writer.done)
-            await _Pool(todo, writer, bar).work(min(workers, total))
+            first = replace(first, mounts=mounts, gates=gates)
+            todo = plan(first, chosen, attempts, seed, writer.done, shuffled=not interactive)
+            commit = GroupCommit(writer)
+            budgeted = retries.of_run(total)
+            pool = Pool(todo, gates, running, commit.append, bar.add, retries, budgeted)
+
+            def state() -> dict[str, object]:
+                spent = {"left": pool.budget, "used": pool.used}
+                return {"executor": executor, **bar.state(), "retries": spent}
+
+            try:
+                async with Control(path, gates, state):
+                    await pool.work()
+            finally:
+                await running.close()
+                await commit.drain()
     return Run(path)
 
 
@@ -175,11 +228,24 @@ def choose(
 
 
 def plan(
-    first: Attempt, tasks: Sequence[Task], attempts: int, seed: int, done: set[tuple[str, int]]
+    first: Attempt,
+    tasks: Sequence[Task],
+    attempts: int,
+    seed: int,
+    done: set[tuple[str, int]],
+    *,
+    shuffled: bool = True,
 ) -> Iterator[Attempt]:
-    """What is still to do: every task once before any twice."""
+    """What is still to do: every task once before any twice, each round in its own seeded order.
+
+    So a run that is stopped early has seen all tasks about equally often, and slow tasks that stand
+    together in a taskset do not run together. The order depends on the seed alone.
+    """
     for number in range(attempts):
-        for task in tasks:
+        order = list(tasks)
+        if shuffled:
+            random.Random(f"{seed}/{number}").shuffle(order)
+        for task in order:
             if (task.id, number) not in done:
                 own = episode_seed(seed, task.id, number)
                 yield replace(first, task=task, number=number, seed=own)
@@ -199,27 +265,3 @@ def next_folder(env: str, agent: str) -> Path:
     while path.exists():
         path, number = RUNS / f"{stem}-{number}", number + 1
     return path
-
-
-@dataclass
-class _Pool:
-    """Workers that take the next attempt as they come free, so that memory stays flat."""
-
-    todo: Iterator[Attempt]
-    writer: RunWriter
-    bar: EpisodeProgress
-
-    async def work(self, workers: int) -> None:
-        tasks = [asyncio.create_task(self._worker()) for _ in range(workers)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _worker(self) -> None:
-        for attempt in self.todo:
-            trajectory = await run_episode(attempt)
-            self.writer.append(trajectory)
-            self.bar.add(trajectory)

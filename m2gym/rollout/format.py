@@ -19,14 +19,26 @@ in step with the code.
 | `trajectories.jsonl` | one JSON object a line and episode, only ever appended to |
 | `lock` | the process id of the writer, which holds an `flock` on it |
 | `torn.jsonl` | what a kill left of a last line, moved aside by a resume |
+| `artifacts/ID.tar.gz` | what an episode left that differs from its task's files (below) |
+| `gradings.jsonl` | further gradings (`m2gym regrade`), one a line, sealed like the records |
+| `status.json` | for onlookers: how far the driver is, its limits; no part of the record |
+| `control.json` | the limits that `m2gym ctl` asks for; no part of the record |
 
 **Checksums.** The last key of each line is `sha256`: the SHA-256 of the line's text without that
-key (the bytes before `,"sha256":"…"}}`, then `}}`). A line is written by one `write` and synced
-before its episode counts as done.
+key (the bytes before `,"sha256":"…"}}`, then `}}`). A line is written and synced before its episode
+counts as done; lines that are ready at the same time go to the disk by one `write` and one sync.
 
-**Which record counts.** A task and attempt that infrastructure failed is tried again by `--resume`
-and gets another line; the last line of a task and attempt counts. A last line that is torn is no
-record; a damaged line before it is an error that names the line.
+**Older versions.** Version 1 had no `waited`, `cause`, `retries` and `limits`. An older folder is
+read as it is; resuming one writes its `run.json` anew, so that an older m2gym refuses it.
+
+**Which record counts.** A task and attempt that infrastructure failed is tried again, first within
+the run (`retries` of the one record that is written tell of the tries before it), then by
+`--resume`, which writes another line; the last line of a task and attempt counts. A last line that
+is torn is no record; a damaged line before it is an error that names the line.
+
+**Artifacts.** `files.tar` (changed and new files and links, with modes), `deleted.txt` (a path a
+line) and `changes.diff` (unified, of the text files); empty where nothing differs, absent where the
+episode was never graded. Written before the record; what belongs to no record goes on a resume.
 
 **What a resumed run may change.** Concurrency, versions and machine; not the configuration and not
 the content of a task: that is refused with the difference shown.
@@ -37,6 +49,8 @@ Leave the others out of every mean, and say how many they were.
 **Seeds.** `seed` of an episode is the first 31 bits of SHA-256 of `SEED/TASK/ATTEMPT`.
 
 **Seconds.** `start`: files at hand and box open; `agent`: the scaffold ran; `grade`: the verdict.
+`waited` says how much of `agent` (`model`) and `grade` (`grader`) was waiting for a turn, and how
+long the episode waited for its box before `start`. Working time is the one less the other.
 
 ## `run.json`
 ```json

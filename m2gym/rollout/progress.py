@@ -36,6 +36,7 @@ class EpisodeProgress:
         self._task = self._bar.add_task(label, total=total, completed=done, note="")
         self._files: TaskID | None = None
         self._sum, self._graded, self._masked = 0.0, 0, 0
+        self.total, self.done, self._cost = total, done, 0.0
 
     def files(self, what: str, done: int, total: int) -> None:
         """A taskset's hook: downloads and builds; may be called from any thread."""
@@ -47,6 +48,8 @@ class EpisodeProgress:
 
     def add(self, trajectory: Trajectory) -> None:
         """Count one finished episode."""
+        self.done += 1
+        self._cost += trajectory.usage.cost_usd
         if trajectory.verdict.reward is None:
             self._masked += 1
         else:
@@ -55,6 +58,17 @@ class EpisodeProgress:
         note = f"mean {self._sum / self._graded:.2f}" if self._graded else ""
         note += f" · {self._masked} not graded" if self._masked else ""
         self._bar.update(self._task, advance=1, note=note)
+
+    def state(self) -> dict[str, float | int | None]:
+        """The same in numbers."""
+        return {
+            "total": self.total,
+            "done": self.done,
+            "graded_now": self._graded,
+            "masked_now": self._masked,
+            "mean_now": self._sum / self._graded if self._graded else None,
+            "cost_usd_now": round(self._cost, 6),
+        }
 
     def __enter__(self) -> Self:
         self._bar.start()

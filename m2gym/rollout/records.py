@@ -8,6 +8,7 @@ still reads the file.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +16,23 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from m2gym.core.errors import InputError
-from m2gym.core.trajectory import Trajectory
+from m2gym.core.trajectory import SCHEMA_VERSION, Trajectory
 from m2gym.core.verdict import Status
+from m2gym.rollout.migrate import RECORD, migrate
 
-_SUFFIX = re.compile(rb',"sha256":"([0-9a-f]{64})"}$')
+_SUFFIX_LENGTH = len(',"sha256":""}') + 64
+_SUFFIX = re.compile(rb',"sha256":"([0-9a-f]{64})"}')
+_PRESENT = f'{{"schema_version":{SCHEMA_VERSION},'.encode()
 
 
 def encode(trajectory: Trajectory) -> bytes:
     """The line, with its line feed."""
-    body = trajectory.model_dump_json().encode("utf-8")
+    return sealed(trajectory)
+
+
+def sealed(record: BaseModel) -> bytes:
+    """A record's JSON with its checksum and line feed."""
+    body = record.model_dump_json().encode("utf-8")
     digest = hashlib.sha256(body).hexdigest().encode()
     return body[:-1] + b',"sha256":"' + digest + b'"}\n'
 
@@ -34,17 +43,20 @@ def decode(line: bytes) -> Trajectory:
     Raises:
         InputError: the checksum is absent or differs, or the record has another schema.
     """
+    body = _body(line)
     try:
-        return Trajectory.model_validate_json(_body(line))
+        if body.startswith(_PRESENT):
+            return Trajectory.model_validate_json(body)
+        return Trajectory.model_validate(migrate(json.loads(body), RECORD))
     except ValidationError as error:
         raise InputError(f"not a record of this version: {_first(error)}") from None
 
 
 def _body(line: bytes) -> bytes:
-    found = _SUFFIX.search(line)
+    found = _SUFFIX.fullmatch(line[-_SUFFIX_LENGTH:])
     if found is None:
         raise InputError("no checksum at the end of the line")
-    body = line[: found.start()] + b"}"
+    body = line[:-_SUFFIX_LENGTH] + b"}"
     if hashlib.sha256(body).hexdigest().encode() != found.group(1):
         raise InputError("the checksum differs from the line's text")
     return body
@@ -56,6 +68,7 @@ class Entry(BaseModel):
     class _Verdict(BaseModel):
         status: Status
 
+    id: str
     task: str
     attempt: int
     verdict: _Verdict
@@ -92,6 +105,12 @@ def whole_lines(path: Path) -> Iterator[bytes]:
                 problem = f"line {number}: {error}"
                 continue
             yield line[:-1]
+
+
+def checked_lines(path: Path) -> Iterator[bytes]:
+    """As `whole_lines`, each without its checksum."""
+    for line in whole_lines(path):
+        yield line[:-_SUFFIX_LENGTH] + b"}"
 
 
 def index(path: Path) -> Iterator[tuple[Entry, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from m2gym.core.errors import InputError
 from m2gym.core.trajectory import Trajectory
+from m2gym.core.verdict import Verdict
 from m2gym.report import stats
 from m2gym.report.summary import Summary, rewards_by_task, summarise
 from m2gym.report.table import summary_html, summary_table, to_text
@@ -63,6 +64,15 @@ class Run:
         wanted = len(self.config.tasks) * self.config.attempts
         lost = self.summary.statuses.get("infra_error", 0)
         return self.summary.episodes - lost == wanted
+
+    def verdicts(self) -> dict[tuple[str, str], list[Verdict]]:
+        """(task, episode id) → its own verdict and those of `m2gym regrade`, for `flake_rate`."""
+        from m2gym.rollout.regrade import read_gradings
+
+        found = {(t.task, t.id): [t.verdict] for t in self}
+        for grading in read_gradings(self.path):
+            found.setdefault((grading.task, grading.id), []).append(grading.verdict)
+        return found
 
     def rewards(self) -> dict[str, list[float]]:
         """Task id → rewards of its graded episodes."""

@@ -7,8 +7,9 @@ leave is a torn last line; opening the folder to resume cuts it aside into ``tor
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,10 @@ from typing import Self
 from pydantic import ValidationError
 
 from m2gym.core.errors import InfraError, InputError
-from m2gym.core.trajectory import SCHEMA_VERSION, Trajectory
+from m2gym.core.trajectory import Trajectory
+from m2gym.rollout.artifacts import ArtifactStore
+from m2gym.rollout.migrate import INFO as INFO_STEPS
+from m2gym.rollout.migrate import migrate
 from m2gym.rollout.records import decode, encode, index, whole_lines
 from m2gym.rollout.run_info import RunInfo, differences
 
@@ -36,17 +40,14 @@ def read_info(path: Path) -> RunInfo:
     except OSError as error:
         raise InputError(f"{path} is not a run folder: {INFO}: {error.strerror}") from error
     try:
-        info = RunInfo.model_validate_json(text)
+        data = json.loads(text)
+        return RunInfo.model_validate(migrate(data, INFO_STEPS))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path / INFO} is no JSON: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path / INFO}: {place}: {first['msg']}") from None
-    if info.schema_version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema version {info.schema_version}, this m2gym reads up to "
-            f"{SCHEMA_VERSION}; upgrade m2gym"
-        )
-    return info
 
 
 def read_records(path: Path) -> Iterator[Trajectory]:
@@ -85,13 +86,17 @@ class RunWriter:
         Raises:
             InfraError: the disk is full or fails; the file is as it was before.
         """
-        line, before = encode(trajectory), os.fstat(self._file).st_size
+        self.append_lines([encode(trajectory)])
+
+    def append_lines(self, lines: Sequence[bytes]) -> None:
+        """Write and sync encoded records, all of them or none; see `append`."""
+        data, before = b"".join(lines), os.fstat(self._file).st_size
         try:
-            written = os.write(self._file, line)
-            if written == len(line):
-                os.fsync(self._file)
+            written = os.write(self._file, data)
+            if written == len(data):
+                os.fdatasync(self._file)
                 return
-            problem = f"only {written} of {len(line)} bytes fitted"
+            problem = f"only {written} of {len(data)} bytes fitted"
         except OSError as error:
             problem = error.strerror or str(error)
         os.ftruncate(self._file, before)
@@ -128,7 +133,7 @@ class RunWriter:
 
     def _open(self, resume: bool) -> set[Key]:
         if not (self.path / INFO).exists():
-            _write_whole(self.path / INFO, self.info.model_dump_json(indent=2) + "\n")
+            write_whole(self.path / INFO, self.info.model_dump_json(indent=2) + "\n")
             return set()
         if not resume:
             raise InputError(
@@ -141,10 +146,16 @@ class RunWriter:
                 f"{self.path} cannot be resumed with another configuration: {'; '.join(changes)}"
             )
         self.info = old
-        statuses, whole = {}, 0
+        statuses, ids, whole = {}, [], 0
         for entry, whole in index(self.path / RECORDS):  # noqa: B007
             statuses[entry.key] = entry.verdict.status
+            ids.append(entry.id)
         self._cut_after(whole)
+        ArtifactStore(self.path).sweep(ids)
+        if json.loads((self.path / INFO).read_text("utf-8")).get("schema_version", 1) < (
+            old.schema_version
+        ):
+            write_whole(self.path / INFO, old.model_dump_json(indent=2) + "\n")
         return {key for key, status in statuses.items() if status not in RETRIED}
 
     def _cut_after(self, whole: int) -> None:
@@ -162,11 +173,27 @@ class RunWriter:
                 os.fsync(records.fileno())
 
 
-def _write_whole(path: Path, text: str) -> None:
+def is_locked(lock: Path) -> bool:
+    """Whether a writer holds the lock file now."""
+    try:
+        held = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(held)
+    return False
+
+
+def write_whole(path: Path, text: str, *, sync: bool = True) -> None:
     """All of the text or, after any kill, nothing of it."""
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     part.replace(path)

@@ -28,6 +28,9 @@ class RunConfig(Frozen):
     budget: dict[str, float | None] = Field(
         default_factory=dict, description="what an episode's calls of the model may use"
     )
+    limits: dict[str, float | None] = Field(
+        default_factory=dict, description="bounds of an episode in the place of the task's own"
+    )
     split: Split = "test"
     tasks: tuple[str, ...] = Field((), description="ids of the tasks, in their order")
     attempts: int = Field(1, ge=1, description="episodes a task")

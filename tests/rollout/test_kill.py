@@ -72,14 +72,14 @@ def wait_until_gone(place):
         time.sleep(0.05)
 
 
-def check_whole(folder):
+def check_whole(folder, attempts=2):
     run = load_run(folder / "r")
     assert run.complete
     assert sorted((e.task, e.attempt) for e in run) == [
-        (f"t{i}", k) for i in range(6) for k in range(2)
+        (f"t{i}", k) for i in range(6) for k in range(attempts)
     ]
     assert run.score == 1
-    assert records(folder) == 12
+    assert records(folder) == 6 * attempts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -103,25 +103,56 @@ def test_interrupted_and_resumed(place, number):
     check_whole(folder)
 
 
-def test_killed_again_and_again_and_resumed(place):
+def essence(run):
+    """All of a run that does not tell of this machine's time."""
+    return {
+        (e.task, e.attempt): (
+            e.seed,
+            e.task_hash,
+            [(step.action, step.observation, step.info) for step in e.steps],
+            [c.message for c in e.completions],
+            e.verdict.reward,
+            e.verdict.status,
+            e.verdict.stop,
+            {name: score.value for name, score in e.verdict.scores.items()},
+        )
+        for e in run
+    }
+
+
+def test_killed_ten_times_at_random_and_resumed_equals_an_undisturbed_run(place):
+    """Each kill comes at any moment from the process's first to well after a further record."""
     folder, _ = place
-    arguments = ["tiny", "--agent", "slow", "-k", "2", "--out", "r", "-j", "2"]
+    arguments = ["tiny", "--agent", "slow", "-k", "5", "-j", "2", "--seed", "3"]
+    undisturbed = start(place, *arguments, "--out", "u")
+    _, errors = undisturbed.communicate(timeout=200)
+    assert undisturbed.returncode == 0, errors
     dice = random.Random(5)
-    for _ in range(3):
+    grown = []
+    for number in range(10):
         before = records(folder)
         more = ["--resume"] if (folder / "r/run.json").exists() else []
-        process = start(place, *arguments, *more)
-        wait_for(lambda before=before: records(folder) > before, process)
-        time.sleep(dice.random() * 0.5)
+        process = start(place, *arguments, "--out", "r", *more)
+        if number % 2:
+            wait_for(lambda before=before: records(folder) > before, process)
+        time.sleep(dice.random() * 0.6)
         process.kill()
         process.communicate()
         wait_until_gone(place)
-    with (folder / "r/trajectories.jsonl").open("ab") as file:
-        file.write(b'{"schema_version":1,"id":"torn')
-    process = start(place, *arguments, "--resume")
-    _, errors = process.communicate(timeout=120)
+        grown.append(records(folder) - before)
+        if number == 4:
+            with (folder / "r/trajectories.jsonl").open("ab") as file:
+                file.write(b'{"schema_version":2,"id":"torn')
+    assert sum(grown) >= 4, grown
+    process = start(place, *arguments, "--resume", "--out", "r")
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    check_whole(folder)
+    check_whole(folder, 5)
+    disturbed, plain = load_run(folder / "r"), load_run(folder / "u")
+    assert essence(disturbed) == essence(plain)
+    assert disturbed.summary.estimate == plain.summary.estimate
+    kept = {file.name.split(".")[0] for file in (folder / "r/artifacts").iterdir()}
+    assert kept == {episode.id for episode in disturbed}
 
 
 def test_two_runs_into_one_folder(place):
