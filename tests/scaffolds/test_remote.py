@@ -10,6 +10,8 @@ import pytest
 
 import m2gym
 from m2gym.core.errors import InputError
+from m2gym.core.protocols import ModelRequest
+from m2gym.models import RecordedSession, load_model
 from m2gym.models.scripted import ScriptedModel
 from m2gym.scaffolds.agents import describe, parse_agent
 from m2gym.scaffolds.remote import Remote
@@ -204,3 +206,85 @@ def test_what_cannot_be_reached_is_refused():
     assert parse_agent("remote:langgraph/a").protocol == "litellm"
     described = describe(Remote("http://h", headers={"Authorization": "Bearer x"}))
     assert "Bearer" not in json.dumps(described)
+
+
+def langgraph_app(seen, *, fails=False):
+    """What LangGraph's server has of its HTTP API for a stateless run, waited for or streamed.
+
+    Its agent acts as the others do: by the MCP server that it is told of.
+    """
+    starlette = pytest.importorskip("starlette.applications")
+    from starlette.responses import JSONResponse, StreamingResponse
+    from starlette.routing import Route
+
+    async def work_done(request):
+        asked = await request.json()
+        seen.append((request.url.path, asked))
+        told = asked["input"]["messages"][-1]
+        assert told["role"] == "human"
+        if found := re.findall(r"http://\S+/mcp", told["content"]):
+            await work(found[0])
+        return "I used the tools."
+
+    async def wait(request):
+        if fails:
+            return JSONResponse({"detail": "the graph failed"}, status_code=500)
+        said = {"type": "ai", "content": await work_done(request)}
+        return JSONResponse({"messages": [{"type": "human", "content": "…"}, said]})
+
+    async def stream(request):
+        if fails:
+            return JSONResponse({"detail": "the graph failed"}, status_code=500)
+        text = await work_done(request)
+
+        async def events():
+            for word in text.split(" "):
+                chunk = [{"type": "AIMessageChunk", "content": word + " "}, {"langgraph_step": 1}]
+                yield f"event: messages\ndata: {json.dumps(['messages', [chunk]])}\n\n"
+            yield f"event: metadata\ndata: {json.dumps(['metadata', {'run_id': 'r1'}])}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    return starlette.Starlette(
+        routes=[
+            Route("/runs/wait", wait, methods=["POST"]),
+            Route("/runs/stream", stream, methods=["POST"]),
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_langgraph_agent_by_litellms_name_acts_through_mcp(run, serve, monkeypatch):
+    pytest.importorskip("litellm")
+    seen = []
+    monkeypatch.setenv("LANGGRAPH_API_BASE", serve(langgraph_app(seen)))
+    episode = run(parse_agent("remote:langgraph/my-graph"))
+    assert episode.error is None
+    assert (episode.verdict.reward, episode.verdict.stop) == (1.0, "submitted")
+    assert [step.action["name"] for step in episode.steps] == ["bash", "submit", "remote"]
+    assert episode.steps[-1].observation == "I used the tools."
+    [(path, asked)] = seen
+    assert (path, asked["assistant_id"]) == ("/runs/wait", "my-graph")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_langgraph_agent_that_fails_or_is_not_there_is_nobodys_score(run, serve, monkeypatch):
+    pytest.importorskip("litellm")
+    for url in (serve(langgraph_app([], fails=True)), f"http://127.0.0.1:{free_port()}"):
+        monkeypatch.setenv("LANGGRAPH_API_BASE", url)
+        episode = run(parse_agent("remote:langgraph/my-graph"))
+        assert episode.verdict.status == "infra_error"
+        assert "langgraph/my-graph" in episode.error
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_langgraph_agent_is_a_model_too(serve):
+    """``--model langgraph/ID``: recorded as any model's answer."""
+    pytest.importorskip("litellm")
+    seen = []
+    url = serve(langgraph_app(seen))
+    session = RecordedSession(load_model(f"langgraph/my-graph?api_base={url}"))
+    said = await session.complete(ModelRequest([{"role": "user", "content": "Hi"}]))
+    assert said.message["content"].strip() == "I used the tools."
+    assert seen[0][1]["assistant_id"] == "my-graph"
+    assert len(session.completions) == 1

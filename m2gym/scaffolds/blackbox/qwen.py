@@ -1,4 +1,4 @@
-"""qwen-code (Alibaba): a Node program that speaks chat, and messages."""
+"""qwen-code (Alibaba): a Node program that speaks chat, messages and generateContent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ from m2gym.tasksets.cache import Cache, Progress, silent
 PROGRAM = f"{AGENT}/node_modules/@qwen-code/qwen-code/cli-entry.js"
 SIZE_MB = 152
 
+SPOKEN = {
+    "chat": ("openai", "OPENAI", "/v1"),
+    "messages": ("anthropic", "ANTHROPIC", ""),
+    "gemini": ("gemini", "GEMINI", ""),
+}
+"""A dialect's ``--auth-type``, the beginning of its variables, and what follows our address."""
+
+URLS = {"GEMINI": "GOOGLE_GEMINI_BASE_URL"}
+"""Variables of the address that are not ``…_BASE_URL``."""
+
 
 @dataclass
 class QwenCode(BlackBox):
-    """qwen-code (Alibaba): a Node program that speaks chat, and messages."""
+    """qwen-code (Alibaba): a Node program that speaks chat, messages and generateContent."""
 
     name: str = field(default="qwen-code", init=False)
     version: str = field(default="0.24.4", init=False)
 
-    flags: ClassVar[Flags] = Flags(("chat", "messages"), thinking_back=True)
+    flags: ClassVar[Flags] = Flags(("chat", "messages", "gemini"), thinking_back=True)
 
     def install(self, cache: Cache | None = None, progress: Progress = silent) -> tuple[Mount, ...]:
         return npm_agent(
@@ -33,14 +43,12 @@ class QwenCode(BlackBox):
 
     def launch(self, endpoint: Endpoint, job: Job) -> Launch:
         command = [f"{NODE}/bin/node", PROGRAM, "-y"]
-        if self.dialect == "messages":
-            command += ["--auth-type", "anthropic"]
-            prefix, url = "ANTHROPIC", endpoint.base_url
-        else:
-            prefix, url = "OPENAI", f"{endpoint.base_url}/v1"
+        auth, prefix, path = SPOKEN[self.dialect]
+        if auth != "openai":
+            command += ["--auth-type", auth]
         env = {
             f"{prefix}_API_KEY": endpoint.key,
-            f"{prefix}_BASE_URL": url,
+            URLS.get(prefix, f"{prefix}_BASE_URL"): endpoint.base_url + path,
             f"{prefix}_MODEL": endpoint.model,
         }
         return Launch((*command, *self.arguments, "-p", job.instruction), env)
