@@ -91,6 +91,7 @@ class Entry:
     calls: int = 0
     refused: int = 0
     running: int = 0
+    held: int = 0
     last_error: str = ""
     seen: float = 0.0
 
@@ -141,7 +142,7 @@ class Keyring:
                 "invalid", f"no session {name[:80]!r}: a name is up to 64 of A-Z a-z 0-9 _ -"
             )
         child = replace(entry, session=entry.branch(name), name=name, branch=None)
-        child.calls = child.refused = child.running = 0
+        child.calls = child.refused = child.running = child.held = 0
         self._open[key] = child
         return child
 

@@ -25,6 +25,8 @@ A provider that refuses *our* key is told as 401 too: trying again would not men
 TOO_LONG = "prompt is too long"
 """Anthropic's words, by which its clients know that they are to shorten their history."""
 
+REFUSED_KEY = "the model's provider refuses the key that the gym calls it with"
+
 OVERLOADED = (503, 529)
 
 
@@ -42,6 +44,8 @@ def fault_of(error: BaseException | None) -> Fault:
         return Fault("ended", str(error))
     if isinstance(error, ModelError):
         kind = CAUSES.get(error.cause, "internal")
+        if kind == "unauthenticated":
+            return Fault(kind, REFUSED_KEY)  # a provider's own words may hold the key
         if error.status in OVERLOADED:
             kind = "overloaded"
         return Fault(kind, str(error), retry_after=error.retry_after)

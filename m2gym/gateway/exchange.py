@@ -37,6 +37,10 @@ BODY_SECONDS = 60.0
 AT_ONCE = 256
 """Calls of one session under way at once; the project's choice, far above any agent's need."""
 
+HELD = 32
+"""Bodies of the greatest size that a session's calls under way may have together, in bytes; one
+whose length is not told beforehand counts as one of them. The project's choice."""
+
 GONE = 499
 """Status noted, and sent to nobody, when the client went away before its answer."""
 
@@ -76,6 +80,8 @@ class Exchange:
         entry.calls += 1
         entry.running += 1
         entry.seen = time.time()
+        size = self._size()
+        entry.held += size
         try:
             return await self._serve()
         except Fault as fault:
@@ -85,11 +91,21 @@ class Exchange:
             raise
         finally:
             entry.running -= 1
+            entry.held -= size
             self.outcome.seconds = time.perf_counter() - begun
 
+    def _size(self) -> int:
+        """Bytes that the request may take."""
+        limit, told = self.request.client_max_size, self.request.content_length
+        return limit if told is None else min(told, limit)
+
     async def _serve(self) -> web.StreamResponse:
-        body = await read_body(self.request)
         dialect, entry = self.route.dialect, self.entry
+        if entry.running > AT_ONCE:
+            raise Fault("rate_limit", f"{AT_ONCE} calls of this session are under way already")
+        if entry.held > HELD * self.request.client_max_size:
+            raise Fault("rate_limit", "this session's calls under way are too large together")
+        body = await read_body(self.request)
         call = entry.repeats.read(body, self.route)
         self.outcome.model, self.outcome.stream = call.model, call.stream
         if entry.session is None:
@@ -101,8 +117,6 @@ class Exchange:
         call = entry.stored.behind(granted(call, entry.granted))
         if self.route.action == "count":
             return _json(dialect.counted(count_tokens(entry.session, call)))
-        if entry.running > AT_ONCE:
-            raise Fault("rate_limit", f"{AT_ONCE} calls of this session are under way already")
         asked = replace(call.request, streamed=call.stream, constant=True)
         turn = entry.turns.join(entry.session, asked)
         delivered = False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 from aiohttp import web
 
@@ -22,6 +24,12 @@ from m2gym.gateway.routes import Route, route, split_secret
 
 MAX_BODY = 32 * 2**20
 """Bytes a request may have; Anthropic's own limit, the highest of the four providers."""
+
+CONNECTIONS = 4096
+"""Connections to a gateway at once; the project's choice. More are closed as they come."""
+
+IN_BOX = 512
+"""The same for a socket that a box handed out: no box takes the descriptors of all."""
 
 Watcher = Callable[[Outcome], None]
 
@@ -71,7 +79,7 @@ class Gateway:
         """
         entry = None if session is None else self._keys.new(session)
         handle = self._handle if entry is None else partial(self._handle, pinned=entry)
-        runner = await self._runner(handle)
+        runner = await self._runner(handle, None if entry is None else IN_BOX)
         await web.SockSite(runner, sock, backlog=1024).start()
         if entry is None:
             self._runners.append(runner)
@@ -137,7 +145,9 @@ class Gateway:
         return self._keys.entries()
 
     async def _runner(
-        self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+        self,
+        handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        most: int | None = None,
     ) -> web.ServerRunner:
         def make_request(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
             loop = server._loop
@@ -145,9 +155,10 @@ class Gateway:
                 message, payload, protocol, writer, task, loop, client_max_size=self.max_body
             )
 
-        server = web.Server(
+        server = _Bounded(
             handle, request_factory=make_request, handler_cancellation=True, access_log=None
         )
+        server.most = most or CONNECTIONS
         runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         return runner
@@ -204,6 +215,18 @@ class Gateway:
         if not given:
             raise Fault("unauthenticated", "a session's secret is missing: send it as the API key")
         raise Fault("unauthenticated", "no session has this secret")
+
+
+class _Bounded(web.Server):
+    """Takes only so many connections at once."""
+
+    most = CONNECTIONS
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        """Close one too many before a byte of it is read."""
+        super().connection_made(handler, transport)
+        if len(self._connections) > self.most:
+            transport.abort()
 
 
 def _secrets(request: web.BaseRequest) -> list[str]:

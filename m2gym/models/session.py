@@ -188,7 +188,7 @@ class RecordedSession:
                 "parent": parent,
                 "messages": tuple(self._redact.message(m) for m in fresh),
                 "message": self._redact.message(message),
-                "tools": () if parent is not None else offered(asked),
+                "tools": () if parent is not None else self._offered(asked),
                 "sampling": recorded_sampling(asked.sampling),
             }
         )
@@ -201,6 +201,9 @@ class RecordedSession:
         if self._record is not None:
             self._record(kept)
         return said.model_copy(update={"parent": parent, "message": message})
+
+    def _offered(self, asked: ModelRequest) -> tuple[dict[str, object], ...]:
+        return tuple(self._redact.message(tool) for tool in offered(asked))
 
     def _count(self, kept: Completion, place: Place) -> None:
         used, total, counts = kept.usage, self.usage, self.counts
