@@ -195,8 +195,9 @@ def _extra(completion: Completion, index: int, prompts: bool) -> Object:
         out["prompt_ids_after_parent"] = list(completion.prompt_ids)
     if completion.weight_versions:
         out["weight_versions"] = list(completion.weight_versions)
-    if malformed := completion.message.get("malformed"):
-        out["malformed"] = malformed
+    for key in ("malformed", "hosted"):
+        if said := completion.message.get(key):
+            out[key] = said
     return out
 
 

@@ -23,6 +23,7 @@ from m2gym.core.trajectory import Trajectory
 from m2gym.models.messages import Message, text_of
 from m2gym.models.redact import Redactor
 from m2gym.models.scripted import pieces
+from m2gym.models.session import offered
 
 SHOWN = 120
 """Characters of a difference that an error shows."""
@@ -100,7 +101,7 @@ class ReplayModel:
         """Unused completions with this prompt under the parent's twin, or else as roots."""
         completions = follower.episode.completions
         twin = None if request.parent is None else follower.twins.get(request.parent)
-        tools = tuple(tool.openai() for tool in request.tools)
+        tools = tuple(self._redact.message(tool) for tool in offered(request))
         found = []
         for index, said in enumerate(completions):
             if index in follower.used:

@@ -16,7 +16,7 @@ from m2gym.core.trajectory import Step, Trajectory
 from m2gym.core.verdict import Score, Verdict
 from m2gym.models.atif import to_atif
 from m2gym.models.parquet import COLUMNS, write_parquet
-from m2gym.models.scripted import Call, ScriptedModel, Turn
+from m2gym.models.scripted import Call, Hosted, ScriptedModel, Turn
 from m2gym.models.session import RecordedSession
 from m2gym.models.tokens import full_prompt
 from tests.conftest import require
@@ -51,7 +51,7 @@ async def odd_session():
                 Call(name="bash", arguments='{"broken": '),
             ),
         ),
-        Turn(text="Then."),
+        Turn(text="Then.", hosted=(Hosted(name="web_search", input={"query": "a"}),)),
     ]
     session = RecordedSession(ScriptedModel(turns))
     ask = {"role": "user", "content": [{"type": "text", "text": "see"}, PNG]}

@@ -6,11 +6,12 @@ import pytest
 
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import ModelRequest
+from m2gym.core.tools import HostedTool, ToolSchema
 from m2gym.core.trajectory import Trajectory
 from m2gym.core.verdict import Verdict
 from m2gym.models import load_model
 from m2gym.models.replay import ReplayModel
-from m2gym.models.scripted import Call, ScriptedModel, Turn
+from m2gym.models.scripted import Call, Hosted, ScriptedModel, Turn
 from m2gym.models.session import RecordedSession
 from m2gym.models.token_model import TokenModel
 from tests.models.test_token_model import ASK, BASH, LS, model
@@ -53,6 +54,29 @@ async def test_a_replay_is_the_record_to_the_byte(kind, tmp_path):
     again = RecordedSession(load_model(f"replay:{tmp_path}"))
     await converse(again)
     assert episode(again).model_dump_json() + "\n" == run.read_text()
+
+
+async def test_hosted_tools_and_keys_in_tools_are_replayed(tmp_path):
+    turn = Turn(text="found", hosted=(Hosted(name="web_search", output=["a"]),))
+    tool = ToolSchema(name="f", description="use sk-" + "k" * 40)
+    hosted = HostedTool(name="web_search", dialect="responses", declared={"type": "web_search"})
+
+    async def ask(model):
+        session = RecordedSession(model)
+        said = await session.complete(ModelRequest([ASK], (tool,), hosted=(hosted,)))
+        more = [ASK, said.message, {"role": "user", "content": "and?"}]
+        await session.complete(ModelRequest(more, (tool,), hosted=(hosted,)))
+        return episode(session)
+
+    first = await ask(ScriptedModel([turn, "ok"]))
+    assert "kkk" not in first.model_dump_json()
+    write(tmp_path / "trajectories.jsonl", first)
+    assert await ask(load_model(f"replay:{tmp_path}")) == Trajectory.model_validate_json(
+        first.model_dump_json()
+    )
+    other = RecordedSession(load_model(f"replay:{tmp_path}"))
+    with pytest.raises(InputError, match="begins with this prompt"):
+        await other.complete(ModelRequest([ASK], (tool,)))
 
 
 async def test_attempts_get_their_own_episodes():
