@@ -20,6 +20,7 @@ from m2gym.cli.serve import serve
 from m2gym.cli.tasks import tasks
 from m2gym.cli.train import train
 from m2gym.cli.validate import validate
+from m2gym.cli.view import view
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,6 +60,7 @@ app.command()(ctl)
 app.command()(regrade)
 app.command()(bench)
 app.command()(export)
+app.command()(view)
 app.command()(train)
 app.command()(serve)
 app.add_typer(tasks, name="tasks")

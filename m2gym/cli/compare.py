@@ -23,16 +23,25 @@ def compare(
     Only tasks that both runs graded count. The smallest difference the comparison could have seen
     (with 80 % power) says whether "no difference" means anything.
     """
+    from m2gym.report.caution import of_comparison
     from m2gym.report.table import comparison_table, summary_table
     from m2gym.rollout.run import load_run
 
     first, second = load_run(a), load_run(b)
     found = first.compare(second)
     if json:
-        show_json({"a": str(a), "b": str(b), **asdict(found)})
+        beside = {
+            name: {"cost_usd": one.summary.cost_usd, "tokens": one.summary.tokens,
+                   "seconds": one.summary.seconds}
+            for name, one in (("of_a", first), ("of_b", second))
+        }  # fmt: skip
+        warnings = of_comparison(found)
+        show_json({"a": str(a), "b": str(b), **asdict(found), **beside, "warnings": warnings})
         return
     show(summary_table([first.summary, second.summary]))
     show(comparison_table(str(a), str(b), found))
+    for sentence in of_comparison(found):
+        note(sentence)
     changed = [
         key
         for key in ("env", "model", "split", "attempts", "workspace", "seed")

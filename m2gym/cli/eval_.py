@@ -213,6 +213,8 @@ def eval_(
         show_json({**run.summary.as_dict(), "path": str(run.path), "complete": run.complete})
     else:
         show(str(run))
+        for sentence in run.summary.warnings:
+            note(sentence)
         note(f"run: {run.path}")
     if run.summary.estimate is None:
         error = next((t.error for t in run if t.error), "no episode")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from m2gym.core.notebook import folded, table
 from m2gym.core.task import Frozen
 from m2gym.core.verdict import Verdict
 
@@ -106,6 +107,21 @@ class Trajectory(Frozen):
         "seconds, usage",
     )
     parent: str | None = Field(None, description="id of the episode this one was forked from")
+
+    def _repr_html_(self) -> str:
+        seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in self.seconds.items())
+        rows = [
+            ("task", f"{self.task} (attempt {self.attempt})"),
+            ("agent", " · ".join(filter(None, (self.agent, self.model)))),
+            ("steps, calls", f"{len(self.steps)}, {len(self.completions)}"),
+            ("time", seconds or "–"),
+            *((("error", self.error),) if self.error else ()),
+        ]
+        steps = "".join(
+            folded(f"{n}. {str(step.action)[:100]}", step.observation[:2000])
+            for n, step in enumerate(self.steps[:50], 1)
+        )
+        return table(rows) + self.verdict._repr_html_() + steps
 
     def full_prompt(self, index: int) -> tuple[int, ...]:
         """Every token id that the model saw before it answered completion ``index``."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from m2gym.core.notebook import folded, table
 from m2gym.core.task import Frozen
 
 Status = Literal["ok", "agent_error", "forged", "infra_error", "verifier_error", "cancelled"]
@@ -60,3 +62,11 @@ class Verdict(Frozen):
     def graded(self) -> bool:
         """Whether the episode has a reward that a trainer may use."""
         return self.status in GRADED
+
+    def _repr_html_(self) -> str:
+        reward = "none" if self.reward is None else f"{self.reward:g}"
+        rows = [("reward", reward), ("status", self.status), ("ended by", self.stop or "–")]
+        rows += [(f"score {name}", f"{score.value:g}") for name, score in self.scores.items()]
+        evidence = {name: score.evidence for name, score in self.scores.items()}
+        text = json.dumps({**evidence, "grading": self.evidence}, indent=1, default=str)
+        return table(rows) + folded("evidence", text[:20_000])

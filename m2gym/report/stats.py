@@ -114,6 +114,41 @@ def pass_hat_k(rewards: Rewards, k: int) -> float:
     return _over_tasks(rewards, k, lambda n, c: math.comb(c, k) / math.comb(n, k))
 
 
+def estimate_pass(
+    rewards: Rewards, k: int, *, every: bool = False, level: float = 0.95
+) -> Estimate:
+    """pass@k (``every``: pass^k) with an interval clustered by task.
+
+    Each task gives one unbiased value in [0, 1]; the interval is Wilson's at the effective sample
+    size of those values, as in `estimate`.
+
+    Raises:
+        InputError: a task has fewer than k graded attempts, or nothing was graded.
+    """
+    one = pass_hat_k if every else pass_at_k
+    values = np.array([one({task: got}, k) for task, got in rewards.items()])
+    if not len(values):
+        raise InputError("no graded episode")
+    n, episodes = len(values), sum(len(got) for got in rewards.values())
+    mean = float(values.mean())
+    variance = float(values.var(ddof=1)) / n if n > 1 else None
+    effective = _effective_size(mean, variance, n, episodes)
+    return Estimate(mean, wilson(mean, effective, level), n, episodes, "wilson")
+
+
+def tasks_needed(difference: float, spread: float, power: float = 0.8, level: float = 0.95) -> int:
+    """How many tasks show a true paired ``difference`` where tasks' differences have this standard
+    deviation: ((z₁ + z₂) · spread / difference)², by the normal approximation.
+
+    >>> tasks_needed(0.1, 0.5)
+    197
+    """
+    if difference <= 0 or spread < 0:
+        raise InputError(f"needs a difference above 0 and a spread of at least 0, got {difference}")
+    z = normal_quantile(0.5 + level / 2) + normal_quantile(power)
+    return max(2, math.ceil((z * spread / difference) ** 2))
+
+
 def compare(a: Rewards, b: Rewards, level: float = 0.95, seed: int = 0) -> Comparison:
     """``b`` against ``a``, paired by task."""
     a = {task: values for task, values in a.items() if len(values)}

@@ -13,7 +13,16 @@ from rich.table import Table
 from m2gym.report.stats import Comparison
 from m2gym.report.summary import Summary
 
-HEADERS = ("agent", "tasks", "episodes", "score", "95 % interval", "not graded", "s/episode")
+HEADERS = (
+    "agent",
+    "tasks",
+    "episodes",
+    "score",
+    "95 % interval",
+    "not graded",
+    "s/episode",
+    "USD",
+)
 
 
 def interval_text(interval: tuple[float, float] | None) -> str:
@@ -37,19 +46,25 @@ def row(summary: Summary) -> list[str]:
         interval_text(found.interval if found else None),
         reasons or "0",
         f"{summary.seconds:.1f}" if summary.seconds is not None else "–",
+        f"{summary.cost_usd:.2f}" if summary.cost_usd else "–",
     ]
 
 
 def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
     """One row a run, with the share that was not graded said out loud."""
-    best = sorted({k for summary in summaries for k in summary.best_of})
+    best = list(dict.fromkeys(name for summary in summaries for name in summary.passes))
     table = Table(title=title, title_justify="left", caption=caption(summaries))
     table.caption_justify = "left"
-    for header in [*HEADERS, *(f"pass@{k}" for k in best)]:
+    for header in [*HEADERS, *best]:
         left = header in ("agent", "not graded")
         table.add_column(header, justify="left" if left else "right", overflow="fold")
     for summary in summaries:
-        more = [f"{summary.best_of[k]:.3f}" if k in summary.best_of else "–" for k in best]
+        more = [
+            f"{summary.passes[name].mean:.3f} {interval_text(summary.passes[name].interval)}"
+            if name in summary.passes
+            else "–"
+            for name in best
+        ]
         table.add_row(*map(escape, row(summary)), *more)
     return table
 

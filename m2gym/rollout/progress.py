@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from m2gym.core.trajectory import Trajectory
+from m2gym.rollout.notebook_bar import NotebookBar
 
 
 class EpisodeProgress:
@@ -23,7 +24,8 @@ class EpisodeProgress:
 
     def __init__(self, label: str, total: int, done: int = 0, *, shown: bool = True) -> None:
         console = Console(stderr=True)
-        shown = shown and (console.is_terminal or console.is_jupyter)
+        self._notebook = NotebookBar(label, total) if shown and console.is_jupyter else None
+        shown = shown and console.is_terminal and not console.is_jupyter
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -58,6 +60,8 @@ class EpisodeProgress:
         note = f"mean {self._sum / self._graded:.2f}" if self._graded else ""
         note += f" · {self._masked} not graded" if self._masked else ""
         self._bar.update(self._task, advance=1, note=note)
+        if self._notebook is not None:
+            self._notebook.show(self.done, note)
 
     def state(self) -> dict[str, float | int | None]:
         """The same in numbers."""
@@ -72,6 +76,8 @@ class EpisodeProgress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._notebook is not None:
+            self._notebook.show(self.done, "")
         return self
 
     def __exit__(

@@ -83,8 +83,20 @@ class Run:
         return stats.pass_at_k(self.rewards(), k)
 
     def compare(self, other: Run) -> stats.Comparison:
-        """``other`` minus this one, paired by task."""
-        return stats.compare(self.rewards(), other.rewards())
+        """``other`` minus this one, paired by task and, where both have the same seeds, by attempt:
+        then an attempt that one of them could not grade is left out of both."""
+        mine, theirs = (
+            {(t.task, t.attempt, t.seed): t.verdict.reward for t in run if t.verdict.graded}
+            for run in (self, other)
+        )
+        if self.config.seed == other.config.seed:
+            shared = mine.keys() & theirs.keys()
+            tasks = {key[0] for key in shared}
+            mine, theirs = (
+                {k: v for k, v in one.items() if k in shared or k[0] not in tasks}
+                for one in (mine, theirs)
+            )
+        return stats.compare(_by_task(mine), _by_task(theirs))
 
     def to_df(self) -> Any:
         """A `pandas.DataFrame` with one row an episode."""
@@ -124,6 +136,14 @@ class Run:
 
     def _repr_html_(self) -> str:
         return summary_html([self.summary], str(self.path))
+
+
+def _by_task(found: dict[tuple[str, int, int | None], float | None]) -> dict[str, list[float]]:
+    grouped: dict[str, list[float]] = {}
+    for (task, _, _), reward in found.items():
+        if reward is not None:
+            grouped.setdefault(task, []).append(reward)
+    return grouped
 
 
 def load_run(path: str | Path) -> Run:
