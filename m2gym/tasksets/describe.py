@@ -19,7 +19,6 @@ EXAMPLES = 3
 SHORT = 110
 CONTEXT = 40
 MORE = 4
-STEPS = 4
 
 _TITLES = {
     "value": (
@@ -84,27 +83,47 @@ def describe(package: str, failures: Mapping[str, Facts], seed: int = 0) -> str 
     rest = _rest(told, chosen, failures)
     if rest:
         lines += ["", rest]
+    notes = {n: t for _, facts, _ in chosen for n, t in facts.get("notes", {}).items()}
+    if notes:
+        named = _listed([code(name) for name in notes])
+        lines += ["", f"{named} {'is' if len(notes) == 1 else 'are'} the caller's own:", ""]
+        lines += ["```python", *"\n\n".join(notes.values()).splitlines(), "```"]
     return "\n".join(lines)
 
 
 def _clear(facts: Facts) -> bool:
-    """Whether something in the example is the package's own: helpers of the tests say nothing."""
-    return facts["kind"] == "printed" or any(facts.get(x) for x in ("api", "kinds", "origins"))
+    """Whether something in the example is explained: names alone of the tests say nothing."""
+    return facts["kind"] == "printed" or any(
+        facts.get(x) for x in ("api", "kinds", "origins", "notes")
+    )
 
 
 def _choose(told: list[tuple[str, Facts, str]]) -> list[tuple[str, Facts, str]]:
     """A few short examples that differ in what is called."""
-    ranked = sorted(told, key=lambda t: (not t[1].get("api"), len(t[2])))
+    bare = [entry for entry in told if not entry[1].get("notes")]
+    ranked = sorted(bare or told, key=lambda t: (not t[1].get("api"), _length(t)))
     chosen: list[tuple[str, Facts, str]] = []
     seen: set[tuple[str, ...]] = set()
     for fresh in (True, False):
         for entry in ranked:
             mark = (entry[0], *entry[1].get("api", [])[:1])
-            if entry in chosen or len(chosen) >= EXAMPLES or (fresh and mark in seen):
+            again = any(_same(entry[1], other) for _, other, _ in chosen)
+            if again or len(chosen) >= EXAMPLES or (fresh and mark in seen):
                 continue
             chosen.append(entry)
             seen.add(mark)
     return chosen
+
+
+def _length(entry: tuple[str, Facts, str]) -> int:
+    """Of an example, with the helpers that have to be shown for it."""
+    return len(entry[2]) + sum(map(len, entry[1].get("notes", {}).values()))
+
+
+def _same(one: Facts, other: Facts) -> bool:
+    """Whether two failures show the same: words that were chosen differently do not count."""
+    keys = ("call", "origins", "steps", "kind")
+    return all(one.get(key) == other.get(key) for key in keys)
 
 
 def _subject(
@@ -125,8 +144,12 @@ def _rest(
     failures: Mapping[str, Facts],
 ) -> str:
     """A sentence on the failures that are not among the examples."""
+    known = {_plain(facts["call"]) for _, facts, _ in chosen}
+    notes = {name for _, facts, _ in chosen for name in facts.get("notes", {})}
     others = [facts for entry in told if entry not in chosen for facts in [entry[1]]]
-    calls = [c for facts in others if (c := _plain(facts["call"])) and len(c) <= SHORT]
+    bare = [f for f in others if not f.get("origins") and not f.get("kinds")]
+    bare = [f for f in bare if f.get("notes", {}).keys() <= notes]
+    calls = [c for f in bare if (c := _plain(f["call"])) not in known and len(c) <= SHORT]
     shown = [code(call) for call in dict.fromkeys(calls)][:MORE]
     if shown:
         return f"The same trouble shows in {_listed(shown)}."
@@ -143,6 +166,8 @@ def _sentence(facts: Facts, rng: random.Random) -> str | None:
         return None
     if not re.search(r"[\w\])]\(|[\w\])]\.\w|[\w\])]\[", call) and facts["kind"] != "printed":
         return None
+    if re.match(r"assert\w*\(|fail\(", call) or "/tmp/" in f"{call}{facts.get('got')}":
+        return None
     origins = {_plain(k): _plain(v) for k, v in facts.get("origins", {}).items()}
     used = [f"`{name} = {value}`" for name, value in origins.items() if _used(name, call, origins)]
     kinds = [
@@ -153,11 +178,9 @@ def _sentence(facts: Facts, rng: random.Random) -> str | None:
     used = [*kinds, *used]
     steps = [code(_plain(step)) for step in facts.get("steps", [])]
     before = f"With {_listed(used)}, " if used else ""
-    if used and 0 < len(steps) <= STEPS:
+    if used and steps:
         before = f"With {_listed(used)}, and after {_listed(steps)}, "
-    elif used and steps:
-        before = f"With {_listed(used)}, and after {_listed(steps[:STEPS])} and more of this kind, "
-    if len(before) > 4 * SHORT:
+    if len(before) > 6 * SHORT:
         return None
     told = _happens(facts, code(call), rng)
     if told is None:
@@ -253,6 +276,13 @@ def _part(call: str, path: str, got: str, expected: str) -> str | None:
     if _empty(got) or _empty(expected) or got == expected:
         return None
     have, want = _both(got, expected)
+    at = f" at {code(path)}" if path else ""
+    if have == "`{}`":
+        return f"what {call} gives lacks {want}{at}."
+    if want == "`{}`":
+        return f"what {call} gives has {have}{at}, which does not belong there."
+    if not path:
+        return f"what {call} gives is not all right: {have} is in it, in the place of {want}."
     return f"what {call} gives is wrong at {code(path)}: {have} is there, {want} is expected."
 
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-MAX_VALUE, MAX_SOURCE, MAX_INLINE = 600, 240, 100
-SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete)
-FOREIGN = (Exception, pytest.fail.Exception, pytest.skip.Exception)
-"""What code of strangers may raise while its values are looked at."""
+from m2gym.tasksets.explain_names import FOREIGN, MAX_INLINE, MAX_SOURCE, Filler, Ran
+
+MAX_VALUE = 600
+BLOCKS = (ast.With, ast.AsyncWith)
+BRANCHES = (ast.If, ast.For, ast.While, ast.Try, ast.AsyncFor, ast.Match)
+SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete, ast.Assert)
 
 OPERATORS: dict[type[ast.cmpop], Any] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
@@ -173,7 +175,7 @@ class View:
                 path, inner, wanted = different(got, expected)
             except FOREIGN:
                 return facts
-            if path:
+            if inner is not got:
                 facts["part"] = [path, shown(inner), shown(wanted)]
         return facts
 
@@ -196,7 +198,8 @@ class View:
 
         ``origins`` are locals the expression still names, with how the test made them; ``steps`` is
         what the test did with them since; ``kinds`` are those it was given, with their type;
-        ``open`` are locals of which nothing is known.
+        ``notes`` are helpers of the tests that it calls, with their source; ``open`` are names of
+        which nothing is known.
         """
         if node is None:
             return {}
@@ -204,26 +207,27 @@ class View:
         filled = filler.text(node)
         if len(filled) > MAX_SOURCE:
             return {"api": self.apis(node, {})}
-        names = {n.id for n in ast.walk(ast.parse(filled)) if isinstance(n, ast.Name)}
         return {
             "call": filled,
             "origins": filler.origins,
             "steps": filler.steps,
             "kinds": filler.kinds,
-            "open": sorted(names & filler.unknown),
+            "notes": filler.notes,
+            "open": sorted(filler.unknown),
             "api": self.apis(node, filler.made),
         }
 
-    def before(self) -> list[ast.stmt]:
-        """The simple statements of the test that ran before this one, as far as syntax tells."""
-        found: list[ast.stmt] = []
+    def before(self) -> list[Ran]:
+        """The simple statements of the test that ran before this one, each with whether it is sure
+        that it did, once: what stands in a branch or a loop is not."""
+        found: list[Ran] = []
         for outer, inner in zip(self.path, self.path[1:], strict=False):
             for name in ("body", "orelse", "finalbody"):
                 block = getattr(outer, name, [])
                 if inner in block:
                     for statement in block[: block.index(inner)]:
-                        found += [s for s in ast.walk(statement) if isinstance(s, SIMPLE)]
-        return sorted(found, key=lambda s: s.lineno)
+                        found += _simple(statement, True)
+        return sorted(found, key=lambda pair: pair[0].lineno)
 
     def apis(self, node: ast.expr, origins: dict[str, str]) -> list[str]:
         """Names of the package's own callables in an expression, as a caller writes them."""
@@ -264,6 +268,17 @@ class View:
         return None if not name or name.endswith(".") or "._" in f".{name}" else name
 
 
+def _simple(statement: ast.stmt, sure: bool) -> list[Ran]:
+    if isinstance(statement, SIMPLE):
+        return [(statement, sure)]
+    if not isinstance(statement, (*BLOCKS, *BRANCHES)):
+        return []
+    sure = sure and isinstance(statement, BLOCKS)
+    inner = [n for n in ast.iter_child_nodes(statement) if isinstance(n, ast.stmt)]
+    handlers = [n for h in getattr(statement, "handlers", []) for n in h.body]
+    return [pair for one in (*inner, *handlers) for pair in _simple(one, sure)]
+
+
 def _own(func: ast.Attribute) -> bool:
     """Whether this is a helper of the test case itself."""
     return isinstance(func.value, ast.Name) and func.value.id in ("self", "cls")
@@ -273,136 +288,19 @@ def _name_of(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else type(value).__name__
 
 
-class Filler:
-    """Puts values and origins into an expression of a test."""
-
-    def __init__(self, view: View) -> None:
-        self.view = view
-        self.ran = view.before()
-        self.origins: dict[str, str] = {}
-        self.made: dict[str, str] = {}
-        self.steps: list[str] = []
-        self.unknown: set[str] = set()
-        self.kinds: dict[str, str] = {}
-
-    def text(self, node: ast.expr) -> str:
-        return ast.unparse(self.filled(node, self.view.statement.lineno, 0))
-
-    def filled(self, node: ast.expr, line: int, depth: int) -> ast.expr:
-        tree = ast.parse(ast.unparse(node), mode="eval").body
-        called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-        bound = {
-            n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-        }
-        bound |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
-        filler = self
-
-        class Fill(ast.NodeTransformer):
-            def visit_Name(self, name: ast.Name) -> ast.expr:
-                if name.id in bound:
-                    return name
-                return filler.local(name, line, depth, id(name) in called)
-
-        filled: ast.expr = Fill().visit(tree)
-        return filled
-
-    def local(self, name: ast.Name, line: int, depth: int, called: bool) -> ast.expr:
-        """What stands for a local: how it was made, its value, or itself."""
-        values = self.view.frame.f_locals
-        if name.id not in values or name.id in ("self", "cls"):
-            return name
-        literal = None if called else _literal(values[name.id])
-        made = next((s for s in reversed(self.ran) if s.lineno < line and _makes(s, name.id)), None)
-        if made is None or depth > 3:
-            if literal is None and not _plain_callable(values[name.id]):
-                self.given(name.id, values[name.id])
-            return literal or name
-        assert isinstance(made, ast.Assign | ast.AnnAssign)
-        assert made.value is not None
-        if literal is not None and not any(isinstance(n, ast.Call) for n in ast.walk(made.value)):
-            return literal
-        origin = self.filled(made.value, made.lineno, depth + 1)
-        text = ast.unparse(origin)
-        self.made[name.id] = text
-        steps = [s for s in self.ran if made.lineno < s.lineno < line and _changes(s, name.id)]
-        if not steps and len(text) <= MAX_INLINE and not isinstance(origin, ast.Lambda):
-            return origin
-        if len(text) > MAX_SOURCE:
-            if literal is None:
-                self.unknown.add(name.id)
-            return literal or name
-        self.origins.setdefault(name.id, text)
-        for step in steps:
-            if step not in self.ran[: self.ran.index(made)]:
-                told = self.step(step, depth)
-                if told not in self.steps:
-                    self.steps.append(told)
-        return name
-
-    def given(self, name: str, value: Any) -> None:
-        """A local the test did not make itself: its type says what it is if it is the package's."""
-        kind = type(value)
-        if kind.__module__.partition(".")[0] in self.view.packages and kind.__name__[0] != "_":
-            self.kinds[name] = kind.__name__
-        else:
-            self.unknown.add(name)
-
-    def step(self, statement: ast.stmt, depth: int) -> str:
-        """A statement with plain values in the place of other locals."""
-        tree = ast.parse(ast.unparse(statement)).body[0]
-        values = self.view.frame.f_locals
-
-        class Fill(ast.NodeTransformer):
-            def visit_Name(self, name: ast.Name) -> ast.expr:
-                if isinstance(name.ctx, ast.Load) and name.id in values:
-                    return _literal(values[name.id]) or name
-                return name
-
-        return ast.unparse(Fill().visit(tree))[:MAX_SOURCE]
-
-
-def _makes(statement: ast.stmt, name: str) -> bool:
-    if isinstance(statement, ast.AnnAssign):
-        return isinstance(statement.target, ast.Name) and statement.target.id == name
-    return isinstance(statement, ast.Assign) and any(
-        isinstance(t, ast.Name) and t.id == name for t in statement.targets
-    )
-
-
-def _changes(statement: ast.stmt, name: str) -> bool:
-    """Whether a statement may change what a local is: a method called on it, an item set in it."""
-    targets: list[ast.expr] = []
-    if isinstance(statement, ast.Expr):
-        call = statement.value.value if isinstance(statement.value, ast.Await) else statement.value
-        if not isinstance(call, ast.Call):
-            return False
-        targets = [call.func, *call.args]
-        if ast.unparse(call.func).rpartition(".")[2].startswith("assert"):
-            return False
-    elif isinstance(statement, ast.Assign | ast.Delete):
-        targets = [t for t in statement.targets if not isinstance(t, ast.Name)]
-    elif isinstance(statement, ast.AugAssign):
-        targets = [statement.target]
-    for target in targets:
-        base = target
-        while isinstance(base, ast.Attribute | ast.Subscript | ast.Call):
-            base = base.func if isinstance(base, ast.Call) else base.value
-        if isinstance(base, ast.Name) and base.id == name:
-            return True
-    return False
-
-
-def _plain_callable(value: Any) -> bool:
-    """A function, class or module: its name says what it is."""
-    return isinstance(value, type | ModuleType) or hasattr(value, "__qualname__")
-
-
 def different(got: Any, expected: Any, path: str = "") -> tuple[str, Any, Any]:
-    """Where two nested values part: path, what is there, what should be."""
+    """Where two nested values part: path, what is there, what should be.
+
+    Of dictionaries that do not have the same keys, the items that the other does not have.
+    """
     if type(got) is type(expected) and isinstance(got, dict) and got.keys() == expected.keys():
         for key in got:
             if got[key] != expected[key]:
                 return different(got[key], expected[key], f"{path}[{key!r}]")
+    elif type(got) is type(expected) and isinstance(got, dict):
+        more = {k: v for k, v in got.items() if k not in expected or expected[k] != v}
+        lacking = {k: v for k, v in expected.items() if k not in got or got[k] != v}
+        return path, more, lacking
     if type(got) is type(expected) and isinstance(got, list | tuple) and len(got) == len(expected):
         for number, (one, other) in enumerate(zip(got, expected, strict=True)):
             if one != other:
@@ -452,19 +350,6 @@ def _expression(node: ast.AST) -> ast.expr | None:
     if isinstance(node, ast.With) and isinstance(node.items[0].context_expr, ast.Call):
         return node.items[0].context_expr
     return value if isinstance(value, ast.expr) else None
-
-
-def _literal(value: Any) -> ast.expr | None:
-    """A short value as source, when the source gives the same value back."""
-    if not isinstance(value, str | bytes | int | float | bool | tuple | list | dict | set | None):
-        return None
-    try:
-        text = repr(value)
-        if len(text) > 100 or ast.literal_eval(text) != value:
-            return None
-        return ast.parse(text, mode="eval").body
-    except (ValueError, SyntaxError, TypeError, RecursionError):
-        return None
 
 
 def shown(value: Any) -> str:

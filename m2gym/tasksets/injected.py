@@ -342,7 +342,7 @@ class Finder:
         depths = [reached[test] for test in lost if test in reached]
         recipe = self._recipe(name, mutations, lost, statement, min(depths, default=None))
         built = await asyncio.to_thread(build, recipe, self.cache)
-        messages = {test: _report(fact) for test, fact in facts.items()}
+        messages = {test: report(fact) for test, fact in facts.items()}
         findings = await asyncio.to_thread(check_statement, statement, built, lost, messages)
         findings = [f for f in findings if (f.check, f.what) not in GENERAL]
         if findings:
@@ -419,7 +419,8 @@ def shown(answer: Answer, reached: Iterable[str]) -> list[str]:
     return [test for test in reached if answer.outcomes.get(test, "missing") not in fine]
 
 
-def _report(fact: Mapping[str, Any]) -> str:
+def report(fact: Mapping[str, Any]) -> str:
+    """What a failure said, as pytest writes it."""
     raised = fact.get("raised") or {}
     text = f"{raised.get('type', '')}: {raised.get('message', '')}"
     return "\n".join(f"E   {line}" for line in text.splitlines())

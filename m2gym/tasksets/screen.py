@@ -27,6 +27,9 @@ from m2gym.tasksets.sdist import EPOCH
 BUDGET = 120.0
 """Seconds that one question may take; the project's choice."""
 
+EXPLAINERS = ("explain_names", "explain_failure")
+"""Modules sent to the box, the first ones imported by the later ones."""
+
 Files = Mapping[str, bytes | None]
 
 
@@ -83,7 +86,7 @@ class Screen:
         self._lines = _lines(self._process.stdout())
         sources = list(prepared.task.artifacts)
         setup = {
-            "explain": _script("explain_failure.py"),
+            "modules": {name: _script(f"{name}.py") for name in EXPLAINERS},
             "sources": sources,
             "packages": [path.rpartition("/")[2].removesuffix(".py") for path in sources],
             "stamp": EPOCH,

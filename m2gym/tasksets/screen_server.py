@@ -1,10 +1,10 @@
 # ruff: noqa: PTH103, PTH107, PTH109, PTH110, PTH118, PTH120, PTH123
 """Run in a box, never imported: a pytest that is loaded once and forks for every question.
 
-Reads JSON lines from stdin: first ``{"explain": source, "packages": [...], "sources": [...],
-"stamp": s}``, then questions (`m2gym.tasksets.screen.Screen.ask` names their fields), each answered
-by one line. ``files`` lie in the tree only while the question is answered. Answers sift candidates;
-what counts is measured in fresh boxes by the verifier.
+Reads JSON lines from stdin: first ``{"modules": {name: source}, "packages": [...],
+"sources": [...], "stamp": s}``, then questions (`m2gym.tasksets.screen.Screen.ask` names their
+fields), each answered by one line. ``files`` lie in the tree only while the question is answered.
+Answers sift candidates; what counts is measured in fresh boxes by the verifier.
 """
 
 from __future__ import annotations
@@ -215,9 +215,10 @@ def main() -> None:
     os.dup2(2, 1)
     lines = sys.stdin
     setup = json.loads(lines.readline())
-    module = types.ModuleType("explain_failure")
-    exec(compile(setup.pop("explain"), "explain_failure.py", "exec"), vars(module))
-    setup["module"] = module
+    for name, source in setup.pop("modules").items():
+        module = setup["module"] = types.ModuleType(name)
+        sys.modules[f"m2gym.tasksets.{name}"] = module
+        exec(compile(source, f"{name}.py", "exec"), vars(module))
     print(json.dumps({"ready": pytest.__version__}), file=out, flush=True)
     for line in lines:
         order = json.loads(line)

@@ -10,6 +10,25 @@ from m2gym.tasksets.tool_worlds.words import hashed_word, word
 
 Arguments = tuple[str, ...]
 
+HELD_ORDERS = ((2, 0, 1), (1, 2, 0))
+"""Orders of three arguments that no tool has in training; two have too few orders to hold any."""
+
+INVENTED = "invented"
+FORMS = {
+    2: (
+        "{w} {{0}} {v} {{1}}?",
+        "{w} {{1}} {v} {{0}}.",
+        "{{0}} {w}, {{1}} {v}.",
+        "{w}: {{1}}, {{0}}?",
+    ),
+    3: (
+        "{w} {{0}} {v} {{1}} {u} {{2}}?",
+        "{{2}} {w} {{0}}, {v} {{1}}.",
+        "{w} {{1}}: {{2}} {v} {{0}}?",
+    ),
+}
+"""How one asks for an invented kind; w, v and u are words of its own."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -17,7 +36,6 @@ class Kind:
 
     ``roles`` name the arguments in the order that ``questions`` number them; ``draw`` makes
     arguments (of held-out words where told so); ``answer`` takes the world's salt and them.
-    ``held_orders``: orders of arguments that training never sees with this kind.
     """
 
     name: str
@@ -25,7 +43,11 @@ class Kind:
     questions: tuple[str, ...]
     draw: Callable[[Random, bool], Arguments]
     answer: Callable[[str, Arguments], str]
-    held_orders: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def held_orders(self) -> tuple[tuple[int, ...], ...]:
+        """Orders of its arguments that training never sees."""
+        return HELD_ORDERS if len(self.roles) == 3 else ()
 
 
 def _words(count: int) -> Callable[[Random, bool], Arguments]:
@@ -50,6 +72,20 @@ def _two_numbers(random: Random, held: bool) -> Arguments:
 
 def _measure(random: Random, held: bool) -> Arguments:
     return _number(random), word(random, held), word(random, held)
+
+
+def invented(random: Random, held: bool) -> Kind:
+    """A kind that is only of one world: roles, and a way or two of asking, in made-up words."""
+    count = 2 if random.random() < 0.7 else 3
+    own = {name: word(random, held) for name in "wvu"}
+    forms = random.sample(FORMS[count], random.choice((1, 2)))
+    return Kind(
+        INVENTED,
+        tuple(word(random, held) for _ in range(count)),
+        tuple(form.format(**own) for form in forms),
+        _words(count),
+        _secret_word,
+    )
 
 
 KINDS: dict[str, Kind] = {
@@ -83,7 +119,6 @@ KINDS: dict[str, Kind] = {
             ),
             _words(2),
             _secret_number,
-            held_orders=((1, 0),),
         ),
         Kind(
             "minus",
@@ -116,7 +151,6 @@ KINDS: dict[str, Kind] = {
             ),
             _measure,
             _secret_number,
-            held_orders=((2, 0, 1), (1, 2, 0)),
         ),
     )
 }

@@ -81,7 +81,7 @@ def draw_syntax(random: Random, held: bool = False) -> Syntax:
 def _frame(random: Random, held: bool) -> tuple[str, str, str | None]:
     kind = random.random()
     if kind < 0.4:
-        opened = _kept(random, held, lambda: _marks(random, random.choice((1, 1, 2, 2, 3))))
+        opened = _kept(random, held, lambda: _marks(random, random.choice((1, 2, 2, 3, 4))))
         return opened, _closing(random, held, opened), None
     if kind < 0.5:
         opened = _kept(random, held, lambda: _bracket(random))
@@ -123,7 +123,7 @@ def _separator(random: Random, held: bool) -> str:
         return _kept(
             random,
             held,
-            lambda: _marks(random, random.choice((1, 1, 2))) + random.choice(("", "", " ")),
+            lambda: _marks(random, random.choice((1, 1, 2, 2, 3))) + random.choice(("", "", " ")),
         )
     return f" {word(random, held)} "
 

@@ -8,7 +8,7 @@ from itertools import permutations
 from random import Random
 from typing import Literal
 
-from m2gym.tasksets.tool_worlds.kinds import KINDS, Kind
+from m2gym.tasksets.tool_worlds.kinds import INVENTED, KINDS, Kind, invented
 from m2gym.tasksets.tool_worlds.syntax import Syntax, draw_syntax
 from m2gym.tasksets.tool_worlds.words import held_out, word
 
@@ -16,6 +16,9 @@ Novelty = Literal["none", "combination", "unseen"]
 """``none``: as in training. ``combination``: seen pieces in a syntax that training never sees.
 ``unseen``: frame, separators and sign never seen, argument orders neither where the kind holds any
 out. Words are held out in both."""
+
+INVENTED_SHARE = 5
+"""Invented kinds for every seven of `KINDS`; the project's choice."""
 
 BROKEN = "error"
 """What a world answers to a call that it cannot read."""
@@ -70,11 +73,11 @@ class World:
         declared: bool = True,
         kinds: Sequence[str] | None = None,
     ) -> World:
-        """A world by chance; ``kinds`` limits what its tools do."""
+        """A world by chance; ``kinds`` limits what its tools do (`KINDS`, ``invented``)."""
         held = novelty != "none"
-        names = list(kinds or KINDS)
+        names = list(kinds or (*KINDS, *(INVENTED for _ in range(INVENTED_SHARE))))
         chosen = random.sample(names, min(tools, len(names)))
-        made = tuple(_tool(random, KINDS[name], novelty) for name in chosen)
+        made = tuple(_tool(random, _kind(random, name, held), novelty) for name in chosen)
         while True:
             syntax = draw_syntax(random, held=novelty == "unseen")
             key = "\x1f".join((*syntax.pieces, *(str(tool.order) for tool in made)))
@@ -132,6 +135,10 @@ class World:
         other = replace(self, syntax=draw_syntax(random))
         text = other.call(tool, episode.arguments)
         return None if text == episode.call else text
+
+
+def _kind(random: Random, name: str, held: bool) -> Kind:
+    return invented(random, held) if name == INVENTED else KINDS[name]
 
 
 def _tool(random: Random, kind: Kind, novelty: Novelty) -> Tool:
