@@ -22,7 +22,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="workspace, episode, tasks, gateway, recorder, forge, kernels or train."
+            help="workspace, episode, runs, tasks, gateway, recorder, forge, kernels or train."
         ),
     ],
     env: Annotated[str, typer.Option(help="Environment whose episodes are measured.")] = "swe-repo",
@@ -43,6 +43,7 @@ def bench(
     benches: dict[str, Callable[[], Rows]] = {
         "episode": episode,
         "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
+        "runs": lambda: _module("m2gym.rollout.bench_runs"),
         "tasks": lambda: _module("m2gym.tasksets.bench"),
         "gateway": lambda: _module("m2gym.gateway.bench"),
         "recorder": lambda: [

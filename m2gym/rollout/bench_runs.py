@@ -1,0 +1,171 @@
+"""``m2gym bench runs``: what the driver costs an episode, beside Inspect's and verifiers'.
+
+The task is the same everywhere: one call of a model that answers at once, one trivial score. With
+``M2GYM_PEERS_PYTHON`` naming a Python that has ``inspect_ai`` (and ``verifiers``), theirs are
+measured in the same call; without, only ours are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from m2gym.core.protocols import Episode, ModelRequest
+from m2gym.core.task import Limits, RewardSpec, Task
+from m2gym.core.trajectory import Completion, Trajectory
+from m2gym.core.verdict import Verdict
+from m2gym.rollout.bench import Figure
+
+EPISODES = {1: 60, 32: 320, 256: 768}
+"""Concurrency → episodes measured; the project's choice."""
+RECORDS = 10_000
+PEERS = Path(__file__).with_name("bench_peers.py")
+
+
+class OneCall:
+    """Asks the model once and leaves what it says."""
+
+    name = "one-call"
+    uses_model = True
+
+    async def run(self, episode: Episode) -> None:
+        asked = [{"role": "user", "content": episode.task.instruction}]
+        assert episode.session is not None
+        said = await episode.session.complete(ModelRequest(asked, streamed=False))
+        await episode.workspace.write("answer.txt", str(said.message["content"]).encode())
+        await episode.submit()
+
+
+def run() -> list[dict[str, Any]]:
+    """All figures as rows."""
+    peers = _peers()
+    figures = []
+    for workspace, what in (("process", "no box"), ("auto", "with a box")):
+        for concurrency, episodes in EPISODES.items():
+            spent = measure(concurrency, episodes, workspace)
+            key = "sandbox" if workspace == "auto" else "none"
+            beside = {name: found[key][str(concurrency)] for name, found in peers.items()
+                      if str(concurrency) in found.get(key, {})}  # fmt: skip
+            best = min(beside.values(), default=None)
+            base = ", ".join(f"{name} {value:.1f} ms" for name, value in beside.items())
+            figures.append(
+                Figure(
+                    f"an episode, {what}, {concurrency} at once",
+                    spent["ms"],
+                    "ms",
+                    None if best is None else f"<= {best / 2:.1f}",
+                    base,
+                )
+            )
+    figures += folder_figures()
+    return [asdict(figure) for figure in figures]
+
+
+def measure(concurrency: int, episodes: int, workspace: str) -> dict[str, float]:
+    """Milliseconds an episode and memory in MiB, in a process of its own."""
+    order = [sys.executable, "-m", "m2gym.rollout.bench_runs", str(concurrency), str(episodes)]
+    done = subprocess.run([*order, workspace], capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def here(concurrency: int, episodes: int, workspace: str) -> dict[str, float]:
+    """The same in this process."""
+    import m2gym
+    from m2gym.models.scripted import ScriptedModel, Turn
+
+    m2gym.reward("bench-said")(lambda artifacts: float(artifacts.text("answer.txt") == "yes"))
+    tasks = [
+        Task(
+            id=f"t{n}",
+            instruction="Say yes.",
+            files={"README": "say yes"},
+            rewards=(RewardSpec(name="bench-said"),),
+            limits=Limits(memory_mb=None, disk_mb=None),
+        )
+        for n in range(episodes)
+    ]
+    m2gym.register("bench-runs", tasks=tasks)
+    model = ScriptedModel(lambda request: Turn(text="yes"))
+
+    def go(limit: int, out: Path) -> float:
+        begun = time.perf_counter()
+        result = m2gym.evaluate(
+            "bench-runs",
+            agent=OneCall(),
+            model=model,
+            limit=limit,
+            concurrency=concurrency,
+            workspace=workspace,
+            out=out,
+            progress=False,
+        )
+        spent = time.perf_counter() - begun
+        assert result.score == 1, [t.error for t in result][:1]
+        return spent
+
+    with tempfile.TemporaryDirectory() as folder:
+        go(min(8, episodes), Path(folder) / "warm")
+        spent = go(episodes, Path(folder) / "run")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"ms": spent / episodes * 1e3, "mib": peak}
+
+
+def folder_figures() -> list[Figure]:
+    """Scanning a big folder for a resume, and loading a run in the viewer's data."""
+    from m2gym.rollout.records import encode
+    from m2gym.rollout.run_folder import RECORDS as FILE
+    from m2gym.rollout.run_folder import RunWriter
+    from m2gym.rollout.run_info import RunConfig, new_info
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        tasks = tuple(f"t{n}" for n in range(RECORDS))
+        info = new_info(RunConfig(env="e", agent="a", tasks=tasks), dict.fromkeys(tasks, "h"))
+        RunWriter(path, info).close()
+        talk = tuple(
+            Completion(messages=({"role": "tool", "content": "x" * 200},),
+                       message={"role": "assistant", "content": "y" * 100},
+                       parent=n - 1 if n else None)
+            for n in range(5)
+        )  # fmt: skip
+        blank = Trajectory(
+            id="", env="e", task="", task_hash="h", agent="a", verdict=Verdict(reward=1.0)
+        )
+        with (path / FILE).open("wb") as file:
+            for task in tasks:
+                own = {"id": task, "task": task, "completions": talk}
+                file.write(encode(blank.model_copy(update=own)))
+        size = (path / FILE).stat().st_size / 2**20
+        begun = time.perf_counter()
+        with RunWriter(path, info, resume=True) as writer:
+            assert len(writer.done) == RECORDS
+        spent = time.perf_counter() - begun
+    return [Figure(f"resume scan of {RECORDS:,} records ({size:.0f} MiB)", spent, "s", "<= 2")]
+
+
+def _peers() -> dict[str, dict[str, dict[str, float]]]:
+    python = os.environ.get("M2GYM_PEERS_PYTHON")
+    if python is None:
+        return {}
+    found = {}
+    for name in ("inspect", "verifiers"):
+        order = [python, str(PEERS), name, json.dumps(EPISODES)]
+        done = subprocess.run(order, capture_output=True, text=True, check=False, timeout=400)
+        if done.returncode == 0:
+            found[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        else:
+            print(f"{name} was not measured: {done.stderr.strip()[-300:]}", file=sys.stderr)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(here(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
