@@ -120,6 +120,9 @@ class Filler:
         steps, related = (
             ([], set()) if isinstance(value, PLAIN) else self.story(name.id, statement.lineno, line)
         )
+        if steps is None:
+            self.unknown.add(name.id)
+            return name
         if not steps and len(text) <= MAX_INLINE and not isinstance(origin, ast.Lambda):
             return origin
         if len(text) > MAX_SOURCE:
@@ -129,12 +132,10 @@ class Filler:
                 self.unknown, self.notes, self.kinds = before
             return literal or name
         self.origins.setdefault(name.id, text)
-        for step in steps or ():
+        for step in steps:
             told = self.step(step, line, depth, related)
             if told not in self.steps:
                 self.steps.append(told)
-        if steps is None:
-            self.unknown.add(name.id)
         return name
 
     def story(self, name: str, start: int, end: int) -> tuple[list[ast.AST] | None, set[str]]:

@@ -38,11 +38,18 @@ class Box:
 
     def __len__(self):
         return len(self.items)
+
+def keeper(box):
+    def keep(item):
+        box.put(item)
+        return item
+    keep.clear = box.items.clear
+    return keep
 """
 TESTS = """\
 import os, time, unittest
 import pytest
-from tiny import Box, check, double, table
+from tiny import Box, check, double, helper, keeper, table
 
 @pytest.fixture
 def box(): return Box()
@@ -65,7 +72,29 @@ def test_put():
     box.put("b")
     assert len(box) == 2
 def test_fixture(box): assert box.size == 3
+def twice(function, n):
+    \'\'\'Calls it on its own result.\'\'\'
+    return function(function(n))
+def test_helper(): assert twice(double, 1) == 4
+def test_alias():
+    box = Box()
+    keep = keeper(box)
+    assert keep("a") == "a"
+    keep.clear()
+    assert len(box) == 0
+def test_loop():
+    box = Box()
+    for n in range(4):
+        box.put(n)
+    assert len(box) == 4
+def test_folder(tmp_path):
+    assert helper(str(tmp_path)) == str(tmp_path)
 class CaseTest(unittest.TestCase):
+    def setUp(self):
+        part = Box(size=7)
+        self.box = Box(size=part.size)
+        self.box.put("first")
+    def test_set_up(self): self.assertEqual(len(self.box), 1)
     def test_equal(self): self.assertEqual(14, double(7))
     def test_raises(self):
         with self.assertRaises(ValueError):
@@ -96,8 +125,9 @@ async def test_answers_and_restored_files(screen: Screen) -> None:
     wrong = {"tiny/__init__.py": SOURCE.replace(b"* 2", b"* 3"), "extra/file.txt": b"x"}
     answer = await screen.ask(wrong, TEST)
     lost = {test for test, outcome in answer.outcomes.items() if outcome == "failed"}
-    tests = ("test_double[2]", "test_double[5]", "test_result", "CaseTest::test_equal")
-    assert lost == set(map(_name, tests))
+    tests = ("double[2]", "double[5]", "result", "helper")
+    names = [*(f"test_{test}" for test in tests), "CaseTest::test_equal"]
+    assert lost == set(map(_name, names))
     only = await screen.ask(wrong, TEST, only=[_name("test_double[5]")])
     assert dict(only.outcomes) == {_name("test_double[5]"): "failed"}
     stopped = await screen.ask(wrong, TEST, most=1)
@@ -143,6 +173,30 @@ async def test_a_trace_tells_functions_and_depths(screen: Screen) -> None:
             "test_put",
             ["`box = Box(size=2)`", "`box.put('a')` and `box.put('b')`", "`len(box)`", "`1`"],
         ),
+        (
+            b"* 2",
+            b"* 3",
+            "test_helper",
+            ["`twice(double, 1)`", "`9`", "def twice(function, n):\n    return function("],
+        ),
+        (
+            b"box.items.clear",
+            b"list",
+            "test_alias",
+            [
+                "`box = Box()`",
+                "`keep = keeper(box)`",
+                "`keep('a')`",
+                "`keep.clear()`",
+                "`len(box)`",
+            ],
+        ),
+        (
+            b"return len(self.items)",
+            b"return 0",
+            "CaseTest::test_set_up",
+            ["`box = Box(size=Box(size=7).size)`", "`box.put('first')`", "`len(box)`", "`1`"],
+        ),
         (b"size=3", b"size=4", "test_fixture", ["a `Box` as `box`", "`box.size`", "`4`", "`3`"]),
     ],
 )
@@ -156,3 +210,21 @@ async def test_failures_are_told(
     assert text is not None, answer.facts
     for part in said:
         assert part in text, text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "test"),
+    [
+        (b"return len(self.items)", b"return 0", "test_loop"),
+        (b"    return n\n", b"    return n * 2\n", "test_folder"),
+    ],
+    ids=["what a loop did", "a folder of the day"],
+)
+async def test_what_cannot_be_told_is_not(
+    screen: Screen, old: bytes, new: bytes, test: str
+) -> None:
+    files = {"tiny/__init__.py": SOURCE.replace(old, new, 1)}
+    answer = await screen.ask(files, TEST, only=[_name(test)], explain=True)
+    assert answer.outcomes[_name(test)] == "failed"
+    text = describe("tiny", answer.facts)
+    assert text is None
