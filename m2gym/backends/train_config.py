@@ -120,6 +120,9 @@ class LocalConfig(Section):
     kv_tokens: int = Field(262_144, ge=1, description="tokens the engine keeps")
     context: int | None = Field(None, ge=2, description="tokens of prompt and answer")
     format: str | None = Field(None, description="chat format; guessed from the tokenizer")
+    experts: str | None = Field(
+        None, description="experts of a mixture: m2_triton (m2gym.kernels), or transformers' own"
+    )
 
 
 class TrainSettings(Section):

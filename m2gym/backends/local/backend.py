@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from m2gym.backends.local.engine import LocalEngine
+from m2gym.backends.local.experts import use_padded
 from m2gym.backends.local.gguf import model_folder
-from m2gym.backends.local.hooked import HookedModel, load_causal
+from m2gym.backends.local.hooked import HookedModel, load_causal, set_experts
 from m2gym.backends.local.metrics import Row
 from m2gym.backends.local.page import write_page
 from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
 from m2gym.backends.local.trainer import LocalTrainer, TrainResult
+from m2gym.backends.local.worlds import in_process
 from m2gym.backends.train_config import LocalConfig, LoraConfig, TrainConfig, local_config
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.protocols import Model, Scaffold
@@ -44,7 +46,9 @@ class LocalBackend:
         folder = Path(model_folder(spec))
         folder = folder / "model" if (folder / "model").is_dir() else folder
         config = LocalConfig()
-        hooked = HookedModel(load_causal(str(folder), device=device_of(config)))
+        loaded = load_causal(str(folder), device=device_of(config))
+        use_padded(loaded)
+        hooked = HookedModel(loaded)
         hooked.check()
         format = format_of(folder, config)
         return TokenModel(
@@ -87,6 +91,9 @@ def prepared(model: Any, config: TrainConfig) -> HookedModel:
     """A model on its device, with adapters and recomputation where the configuration wants them."""
     local = local_config(config.backend)
     model = model.to(device_of(local))
+    use_padded(model)
+    if local.experts is not None:
+        set_experts(model, local.experts)
     if local.lora is not None:
         model = _adapted(model, local.lora)
     hooked = HookedModel(model)
@@ -129,6 +136,8 @@ def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) ->
         agent=config.agent.id,
         workspace=config.env.workspace,
     )
+    if config.env.id == "tool-worlds" and config.agent.id == "shots":
+        return in_process(config, taskset, format, tasks)
     held_out = tuple(taskset.ids(other))
     if config.env.tasks is not None:
         names = {name.partition("/")[0] for name in config.env.tasks}

@@ -8,6 +8,7 @@ Kept with the episode in the pool as text by name, so that a resumed run logs th
 ``finished``      1 where an answer was given, as the agent's own rule has it
 ``accuracy``      score of the reward ``answer``, where the task has one
 ``seconds``       wall time of the agent
+``error``         why it was not graded, or what the agent raised
 ``zero_prompt``   ids of the first prompt without its examples, where the agent has any
 ================  ==================================================================
 
@@ -50,6 +51,8 @@ def extras(
         "seconds": repr(trajectory.seconds.get("agent", 0.0)),
         "finished": str(int(_finished(trajectory, scaffold))),
     }
+    if trajectory.error:
+        found["error"] = trajectory.error
     if "answer" in trajectory.verdict.scores:
         found["accuracy"] = repr(trajectory.verdict.scores["answer"].value)
     bare = getattr(scaffold, "zero_shot", None)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from m2gym.backends.local import bench_step
 from m2gym.backends.local.engine import LocalEngine
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.core.protocols import Sampling
@@ -34,7 +35,7 @@ BLOCK = 256
 """Tokens of a block of continuous batching, its default. It gets room for every sequence: left to
 itself it takes most of the machine's memory."""
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": {
         "vocab_size": 49152,
         "hidden_size": 576,
@@ -42,6 +43,14 @@ SHAPES = {
         "num_hidden_layers": 30,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
+    },
+    "llama-3m": {
+        "vocab_size": 4096,
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
     },
     "llama-11m": {
         "vocab_size": 8192,
@@ -51,16 +60,31 @@ SHAPES = {
         "num_attention_heads": 5,
         "num_key_value_heads": 5,
     },
+    "m2-1b": {
+        "model_type": "minimax_m2",
+        "vocab_size": 32768,
+        "hidden_size": 1024,
+        "intermediate_size": 512,
+        "num_hidden_layers": 10,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "num_local_experts": 64,
+        "num_experts_per_tok": 8,
+    },
 }
-"""Llamas by name; the weights are random."""
+"""Shapes by name, Llamas but for the ones that name their type; the weights are random."""
 
 
 def shaped(shape: str, dtype: torch.dtype, device: str = "cpu") -> Any:
-    """A Llama of a named shape."""
+    """A model of a named shape."""
     transformers: Any = importlib.import_module("transformers")
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**COMMON, **SHAPES[shape]))
-    return model.to(dtype=dtype, device=device).eval()
+    own = {"model_type": "llama", **COMMON, **SHAPES[shape]}
+    config = transformers.AutoConfig.for_model(own.pop("model_type"), **own)
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.eval()
 
 
 def run(
@@ -70,7 +94,8 @@ def run(
     repeat: int = 2,
     shape: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a group size and way of generating: float32 on a CPU, bfloat16 on a GPU."""
+    """One row a group size and way of generating, float32 on a CPU, bfloat16 on a GPU; then whole
+    training steps (`m2gym.backends.local.bench_step`)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = shape or ("smollm2-135m" if device == "cuda" else "llama-11m")
     model = shaped(shape, torch.float32 if device == "cpu" else torch.bfloat16, device)
@@ -90,7 +115,7 @@ def run(
                     "device": device,
                 }
             )
-    return rows
+    return [*rows, *bench_step.run(bench_step.GPU if device == "cuda" else bench_step.CPU)]
 
 
 def _timed(work: Callable[[], int]) -> tuple[int, float, float]:

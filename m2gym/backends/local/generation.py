@@ -34,6 +34,7 @@ class Generation:
         self.settings = stages.config.train
         self.order = TaskOrder(rollouts.tasks, self.settings.seed)
         self.in_pool: dict[str, bool] = {}
+        self.error = ""
 
     async def next_batch(self, pool: DataPool) -> Batch[int]:
         """Generate all that is admitted, until an update's groups are there.
@@ -54,6 +55,8 @@ class Generation:
                     name = str(item)
                     if episodes is not None:
                         pool.put(episodes)
+                        told = [e.extra["error"] for e in episodes if "error" in e.extra]
+                        self.error = told[-1] if told else self.error
                         self.in_pool[name] = any(self.fault(e) is None for e in episodes)
                     usable += self.in_pool[name]
                     self.plan.generated(item, self.in_pool[name])
@@ -66,8 +69,9 @@ class Generation:
                 return batch
             empty = 0 if usable else empty + 1
             if empty == EMPTY_ROUNDS:
+                said = f"; the last error: {self.error}" if self.error else ""
                 raise InfraError(
-                    f"no episode of {EMPTY_ROUNDS} rounds could be graded: {pool.faults()}"
+                    f"no episode of {EMPTY_ROUNDS} rounds could be graded: {pool.faults()}{said}"
                 )
 
     async def evaluate(self, step: int) -> float:

@@ -144,6 +144,33 @@ class HookedModel:
         return worst
 
 
+OURS = "m2_triton"
+"""The name of our experts in transformers' registry."""
+
+
+def set_experts(model: Any, name: str) -> None:
+    """Have a mixture's experts computed by the implementation of that name, ours or transformers'.
+
+    Raises:
+        InputError: there is none of that name, its package is missing, or the model has no experts.
+    """
+    if name == OURS:
+        try:
+            importlib.import_module("m2gym.kernels.register").register()
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"backend.experts={name} needs {error.name}: pip install 'm2gym[kernels]'"
+            ) from error
+    if not any(
+        hasattr(getattr(model, "config", None), n) for n in ("num_local_experts", "num_experts")
+    ):
+        raise InputError(f"backend.experts={name}: {type(model).__name__} has no experts")
+    try:
+        model.set_experts_implementation(name)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"backend.experts: {error}") from error
+
+
 def load_causal(path: str, *, dtype: torch.dtype | None = None, device: str = "cpu") -> Any:
     """A causal model from a folder in Hugging Face's format; nothing is downloaded.
 

@@ -49,7 +49,7 @@ class MasterAdamW:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            foreach=True,
+            fused=True,
         )
 
     def collect(self) -> None:

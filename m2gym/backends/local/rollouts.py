@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,6 +15,7 @@ from m2gym.backends.local.process import reward_of
 from m2gym.backends.train_config import ProcessConfig
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Delta, Engine, Model, ModelRequest, Sampling, Scaffold, Session
+from m2gym.core.task import Mount
 from m2gym.core.trajectory import Trajectory
 from m2gym.forge.records import PoolCompletion, PoolTrajectory
 from m2gym.models.chat_format import TurnFormat
@@ -20,6 +23,7 @@ from m2gym.models.session import override
 from m2gym.models.token_model import TokenModel
 from m2gym.models.tokens import full_prompt
 from m2gym.rollout.driver import Attempt, run_episode
+from m2gym.scaffolds.blackbox.contract import mounts_of
 
 
 class Rollouts(Protocol):
@@ -83,6 +87,8 @@ class EpisodeRollouts:
     stages: Sequence[Scaffold] = ()
     process: ProcessConfig | None = None
     stage: int = field(default=0, init=False)
+    _mounts: dict[int, tuple[Mount, ...]] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def at_stage(self, index: int) -> None:
         """Episodes from now on are of that stage."""
@@ -102,10 +108,18 @@ class EpisodeRollouts:
             answers=Forced(model, sampling),
             model="policy",
             seed=sampling.seed,
+            mounts=await asyncio.to_thread(self._needed, scaffold),
         )
         done = await run_episode(attempt)
         episode = pooled(done, key, self.process)
         return replace(episode, extra=extras(done, attempt.task, scaffold, self.format))
+
+    def _needed(self, scaffold: Any) -> tuple[Mount, ...]:
+        """What the agent needs in its box, installed once."""
+        with self._lock:
+            if id(scaffold) not in self._mounts:
+                self._mounts[id(scaffold)] = mounts_of(scaffold)
+            return self._mounts[id(scaffold)]
 
 
 @dataclass
