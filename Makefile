@@ -41,7 +41,7 @@ $(VENV)/.dev: pyproject.toml scripts/setup
 	scripts/setup dev
 
 clean:
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) $(VERL_ENV)
 
 # Losses against TRL's and verl's own, in an environment of theirs.
 PEERS := .venv-peers
@@ -52,3 +52,13 @@ test-peers: $(PEERS)/.made
 
 $(PEERS)/.made: scripts/setup-peers
 	PEERS=$(PEERS) scripts/setup-peers
+
+# The same training under verl, on the CPU, in an environment of its own.
+VERL_ENV := .venv-verl
+
+.PHONY: test-verl
+test-verl: $(VERL_ENV)/.made
+	$(VERL_ENV)/bin/python -m pytest -m verl tests/backends/verl
+
+$(VERL_ENV)/.made: pyproject.toml scripts/setup-verl
+	VERL_ENV=$(VERL_ENV) scripts/setup-verl

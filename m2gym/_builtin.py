@@ -38,6 +38,7 @@ def register_all() -> None:
     SCAFFOLDS.register("opencode", "m2gym.scaffolds.blackbox.opencode:OpenCode")
     SCAFFOLDS.register("qwen-code", "m2gym.scaffolds.blackbox.qwen:QwenCode")
     BACKENDS.register("local", "m2gym.backends.local.backend:LocalBackend")
+    BACKENDS.register("verl", "m2gym.backends.verl.backend:VerlBackend")
     BACKENDS.register("scripted", "m2gym.models.builtin:ScriptedBackend")
     BACKENDS.register("replay", "m2gym.models.builtin:ReplayBackend")
     BACKENDS.register("litellm", "m2gym.backends.litellm_backend:LiteLLMBackend")

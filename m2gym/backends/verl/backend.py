@@ -1,0 +1,160 @@
+"""``verl``: `m2gym.train` with ``backend={"id": "verl"}``, from configuration to weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from m2gym.backends.local.backend import RUNS, chosen
+from m2gym.backends.local.gguf import model_folder
+from m2gym.backends.local.metrics import Row
+from m2gym.backends.local.trainer import TrainResult
+from m2gym.backends.train_config import TrainConfig
+from m2gym.backends.verl import PLUGIN
+from m2gym.backends.verl.compose import compose
+from m2gym.backends.verl.translate import fields, refuse, verl_config
+from m2gym.backends.verl.versions import require_verl
+from m2gym.core.errors import InfraError, InputError
+from m2gym.envs.catalog import env_entry
+
+LOOK = 0.5
+"""Seconds between two looks for new rows; the project's choice."""
+
+
+class VerlBackend:
+    """Train under verl; see docs/verl.md."""
+
+    def train(
+        self,
+        config: TrainConfig,
+        *,
+        resume: bool = False,
+        told: Callable[[Row], None] = lambda row: None,
+    ) -> TrainResult:
+        """Train as configured. Ray is started for the run and ended with it, whatever happens.
+
+        Raises:
+            InputError: verl is missing or of another version, a setting that cannot be
+                translated, a folder that holds a run. InfraError: what failed in verl's processes.
+        """
+        require_verl()
+        if resume:
+            raise InputError("backend 'verl' cannot resume a run yet; begin a new one")
+        if config.out is None:
+            name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
+            config = config.replace(out=RUNS / name)
+        assert config.out is not None
+        config = config.replace(out=config.out.resolve())
+        tree = self.dry_run(config)
+        out = config.out
+        assert out is not None
+        if (out / "config.yaml").exists():
+            raise InputError(f"{out} holds a run already; name another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(config.text(), "utf-8")
+        from m2gym.backends.verl.api import OmegaConf
+
+        OmegaConf.save(tree, out / "verl.yaml")
+        rows: list[Row] = []
+        with _ray(tree, out, verl_config(config.backend).verbose) as ray:
+            from m2gym.backends.verl.api import TaskRunnerV1
+
+            runner = TaskRunnerV1.remote()
+            done = runner.run.remote(tree)
+            try:
+                while not ray.wait([done], timeout=LOOK)[0]:
+                    _new_rows(out, rows, told)
+                ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise InfraError(f"training under verl failed: {_cause(error)}") from error
+            finally:
+                _new_rows(out, rows, told)
+        if not (out / "model").is_dir():
+            raise InfraError(f"verl ended after {len(rows)} steps without weights in {out}/model")
+        return TrainResult(out, tuple(rows), None)
+
+    def dry_run(self, config: TrainConfig) -> Any:
+        """verl's whole configuration for a run, checked by verl; nothing is started."""
+        require_verl()
+        refuse(config)
+        _environment(config.out or Path("run"))
+        folder = str(Path(model_folder(config.model)).resolve())
+        context = verl_config(config.backend).context or _context(folder)
+        taskset = env_entry(config.env.id).taskset(**config.env.settings)
+        tasks = chosen(taskset.ids(config.env.split), config.env.tasks)
+        return compose(fields(config, folder=folder, context=context, tasks=tasks), config)
+
+
+def _context(folder: str) -> int:
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"expected a folder with config.json and weights, got {folder!r}"
+        ) from error
+    length = config.get("max_position_embeddings")
+    if not isinstance(length, int):
+        raise InputError(f"{folder}/config.json names no context length: set backend.context")
+    return length
+
+
+def _environment(out: Path) -> dict[str, str]:
+    """What verl's processes, this one included, read when they import verl."""
+    own = {
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
+        "VERL_FILE_LOGGER_PATH": str(out / "verl.jsonl"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_DEDUP_LOGS": "1",
+    }
+    os.environ.update(own)
+    return own
+
+
+@contextmanager
+def _ray(tree: Any, out: Path, verbose: bool) -> Iterator[Any]:
+    """A Ray of this run's own, gone with it."""
+    from m2gym.backends.verl.api import get_ppo_ray_runtime_env, ray
+
+    if ray.is_initialized():
+        raise InputError("Ray runs in this process already; end it first: ray.shutdown()")
+    runtime = get_ppo_ray_runtime_env(tree)
+    runtime["env_vars"] = {
+        **runtime.get("env_vars", {}),
+        **_environment(out),
+        "TRANSFER_QUEUE_ENABLE": "1",
+    }
+    ray.init(
+        address="local",
+        num_cpus=int(tree.ray_kwargs.ray_init.num_cpus),
+        num_gpus=int(tree.trainer.n_gpus_per_node) * int(tree.trainer.nnodes),
+        include_dashboard=False,
+        log_to_driver=verbose,
+        configure_logging=verbose,
+        runtime_env=runtime,
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _new_rows(out: Path, rows: list[Row], told: Callable[[Row], None]) -> None:
+    path = out / "metrics.jsonl"
+    if not path.exists():
+        return
+    whole = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    for line in whole[len(rows) :]:
+        rows.append(json.loads(line))
+        told(rows[-1])
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what a remote process raised, and where the whole is."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{lines[-1].strip()} (set backend.verbose to see all that verl's processes print)"
