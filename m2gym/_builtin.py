@@ -7,6 +7,7 @@ def register_all() -> None:
     """Register every part that comes with m2gym."""
     ENVS.register("swe-repo", "m2gym.envs.swe_repo:ENTRY")
     ENVS.register("tool-use", "m2gym.envs.tool_use:ENTRY")
+    ENVS.register("tool-worlds", "m2gym.envs.tool_worlds:ENTRY")
     TASKSETS.register("swe-repo", "m2gym.tasksets.swe_repo:SweRepo")
     TASKSETS.register("swe-bench", "m2gym.tasksets.swe_bench_tasks:SweBench")
     REWARDS.register("tests-pass", "m2gym.rewards.repository_tests:tests_pass")
@@ -17,6 +18,7 @@ def register_all() -> None:
     REWARDS.register("swe-bench", "m2gym.rewards.swe_bench:swe_bench_reward")
     WORKSPACES.register("local", "m2gym.workspaces.local:LocalWorkspace")
     WORKSPACES.register("docker", "m2gym.workspaces.docker_box:DockerWorkspace")
+    WORKSPACES.register("files", "m2gym.workspaces.memory:MemoryWorkspace")
     WORKSPACES.register("process", "m2gym.workspaces.process:ProcessWorkspace")
     SCAFFOLDS.register("gold", "m2gym.scaffolds.gold:Gold")
     SCAFFOLDS.register("noop", "m2gym.scaffolds.noop:Noop")
@@ -26,6 +28,7 @@ def register_all() -> None:
     SCAFFOLDS.register("react", "m2gym.scaffolds.react:React")
     SCAFFOLDS.register("bash", "m2gym.scaffolds.react:Bash")
     SCAFFOLDS.register("icrl", "m2gym.scaffolds.icrl:Icrl")
+    SCAFFOLDS.register("shots", "m2gym.scaffolds.shots:Shots")
     SCAFFOLDS.register("program", "m2gym.scaffolds.program:Program")
     SCAFFOLDS.register("remote", "m2gym.scaffolds.remote:Remote")
     SCAFFOLDS.register("command", "m2gym.scaffolds.blackbox.command:CommandAgent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Model
 from m2gym.core.registry import BACKENDS
+from m2gym.models import nano
 
 FALLBACK = "litellm"
 """The backend of every name that no other backend's id begins."""
@@ -18,6 +19,7 @@ def load_model(spec: str) -> Model:
     | ``scripted:FILE`` | says the turns of a JSON or YAML file |
     | ``replay:RUN`` | answers as a recorded run's model did |
     | ``openai-compatible:URL#NAME`` | a server of vLLM, SGLang and the like |
+    | ``m2-nano`` | the small model that ships with this package |
     | ``BACKEND:…`` | whatever `BACKENDS` holds under that id |
     | anything else | a model by LiteLLM's name, such as ``openai/gpt-5`` |
 
@@ -27,6 +29,8 @@ def load_model(spec: str) -> Model:
     name, separator, rest = spec.partition(":")
     if not spec.strip():
         raise InputError("expected a model, such as scripted:FILE or a name of LiteLLM's, got none")
+    if spec == nano.NAME:
+        return _model("local", spec)
     if separator and name in BACKENDS:
         return _model(name, rest)
     return _model(FALLBACK, spec)

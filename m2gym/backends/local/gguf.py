@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from m2gym.core.errors import InputError
+from m2gym.models import nano
 
 PREFIX = "gguf:"
 
@@ -24,11 +25,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "m2gym"
 
 
 def model_folder(spec: str, *, cache: Path = CACHE) -> str:
-    """``spec`` itself, or for ``gguf:…`` the folder that its file was converted to.
+    """``spec`` itself, the shipped folder of ``m2-nano``, or that of ``gguf:…`` converted.
 
     Raises:
         InputError: no such file or package, a package without exactly one GGUF file.
     """
+    if spec == nano.NAME:
+        return str(nano.folder())
     if not spec.startswith(PREFIX):
         return spec
     file = gguf_file(spec.removeprefix(PREFIX))

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from m2gym.backends.train_config import TrainConfig
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Engine, Sampling
-from m2gym.core.task import Task, Taskset
+from m2gym.core.task import Taskset
 from m2gym.forge.records import PoolCompletion, PoolTrajectory
 from m2gym.models.chat_format import TurnFormat
 from m2gym.models.minimax_m2 import THOUGHT
+from m2gym.scaffolds.shots import Shots
 from m2gym.tasksets.tool_worlds.taskset import call_reward, questions_of
 
 
@@ -91,6 +92,15 @@ class WorldRollouts:
         if not hasattr(self, "_numbers"):
             self._numbers = frozenset(_number(task) for task in self.held_out)
         return self._numbers
+
+
+def in_process(
+    config: TrainConfig, taskset: Taskset, format: TurnFormat, tasks: Sequence[str]
+) -> WorldRollouts:
+    """Episodes as a configuration with agent ``shots`` has them, by stage."""
+    own = [stage.agent for stage in config.stages] or [{}]
+    shots = [Shots(**{**config.agent.settings, **agent}).shots for agent in own]
+    return WorldRollouts(taskset, format, tasks, taskset.ids("test"), shots)
 
 
 def _number(task: str) -> int:

@@ -1,0 +1,96 @@
+"""Tokens a second of m2-nano: this engine beside transformers' ``generate``, in one run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from m2gym.backends.local.engine import LocalEngine
+from m2gym.backends.local.experts import use_padded
+from m2gym.backends.local.hooked import HookedModel
+from m2gym.core.protocols import Sampling
+from m2gym.models import nano
+
+PROMPT, NEW = 150, 32
+
+
+def run(batches: tuple[int, ...] = (16, 64), repeat: int = 3) -> list[dict[str, Any]]:
+    """A row a batch and way: prompts of `PROMPT` random tokens of their own, `NEW` sampled each;
+    the fastest of ``repeat`` after a warm-up."""
+    rows = []
+    for batch in batches:
+        random = np.random.default_rng(batch)
+        prompts = random.integers(7, 1024, (batch, PROMPT)).tolist()
+        for name, way in WAYS.items():
+            model, _ = nano.load()
+            work = way(model, prompts)
+            work(2)
+            found = []
+            for _ in range(repeat):
+                begun, cpu = time.perf_counter(), time.process_time()
+                work(NEW)
+                found.append((time.perf_counter() - begun, time.process_time() - cpu))
+            seconds, cpu_seconds = min(found)
+            rows.append(
+                {
+                    "what": f"{name}, batch {batch}",
+                    "tokens_per_second": batch * NEW / seconds,
+                    "seconds": seconds,
+                    "cpu_seconds": cpu_seconds,
+                    "threads": torch.get_num_threads(),
+                }
+            )
+    return rows
+
+
+def _engine(model: Any, prompts: list[list[int]]) -> Callable[[int], None]:
+    use_padded(model)
+    hooked = HookedModel(model)
+
+    def work(new: int) -> None:
+        async def all_of_them() -> None:
+            engine = LocalEngine(hooked)
+            sampling = [Sampling(max_tokens=new, seed=n) for n in range(len(prompts))]
+            await asyncio.gather(
+                *(
+                    engine.generate(ids, how, session_id=str(n))
+                    for n, (ids, how) in enumerate(zip(prompts, sampling, strict=True))
+                )
+            )
+            engine.close()
+
+        asyncio.run(all_of_them())
+
+    return work
+
+
+def _generate(experts: str) -> Callable[[Any, list[list[int]]], Callable[[int], None]]:
+    def way(model: Any, prompts: list[list[int]]) -> Callable[[int], None]:
+        model.set_experts_implementation(experts)
+        ids = torch.tensor(prompts)
+
+        def work(new: int) -> None:
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=new,
+                min_new_tokens=new,
+            )
+
+        return work
+
+    return way
+
+
+WAYS = {
+    "m2gym engine": _engine,
+    "transformers generate (grouped_mm)": _generate("grouped_mm"),
+    "transformers generate (eager)": _generate("eager"),
+}
