@@ -6,20 +6,18 @@ Keys are read by LiteLLM from each provider's own environment variables.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from m2gym.backends.hosted import FAMILIES, given_back
 from m2gym.backends.openai_errors import error_of
 from m2gym.backends.options import Readers, count, positive, read_options, yes
 from m2gym.backends.pace import Pace
 from m2gym.backends.retry import Retry, retried
 from m2gym.backends.wire import (
-    SEARCH,
-    SERVER_TOOL,
     Assembler,
     messages_for,
     sampling_for,
@@ -38,15 +36,6 @@ SEND_THINKING = frozenset(
 """Providers whose messages take ``reasoning_content`` back; others may refuse the unknown field.
 The project's choice; ``thinking=`` in a specification overrides it. Signed thinking (Anthropic,
 Bedrock, Vertex) goes back to whoever gave it."""
-
-FAMILIES = {
-    "anthropic": "messages",
-    "bedrock": "messages",
-    "vertex_ai": "gemini",
-    "gemini": "gemini",
-    "vertex_ai_beta": "gemini",
-}
-"""Providers that take hosted tools as their own protocols declare them."""
 
 NO_TOP_K = frozenset({"openai", "azure", "groq", "mistral", "xai", "deepseek"})
 """Providers that refuse ``top_k``, which OpenAI's protocol does not have; the project's choice."""
@@ -165,7 +154,7 @@ class LiteLLMModel:
             if signed:
                 out["thinking_blocks"] = signed
             if self.provider == "anthropic":
-                out |= _served(message)
+                out |= given_back(message)
         return {
             "model": self.name,
             "messages": messages,
@@ -256,22 +245,6 @@ def _signed(built: Any) -> list[Any]:
     """Signed thinking of a whole answer, to be given back with the next request."""
     blocks = getattr(built.choices[0].message, "thinking_blocks", None) or ()
     return [block for block in map(dict, blocks) if _is_thinking(block)]
-
-
-def _served(message: Mapping[str, Any]) -> dict[str, Any]:
-    """Calls that Anthropic ran itself, and their results, as LiteLLM gives them back."""
-    ran = [call for call in message.get("hosted", ()) if call["id"].startswith(SERVER_TOOL)]
-    if not ran:
-        return {}
-    calls, results = list(message.get("tool_calls") or ()), []
-    for n, call in enumerate(ran):
-        arguments = json.dumps(call.get("input") or {}, ensure_ascii=False)
-        function = {"name": call["name"], "arguments": arguments}
-        calls.insert(n, {"id": call["id"], "type": "function", "function": function})
-        kind = f"{call['name']}_tool_result"
-        results.append({"type": kind, "tool_use_id": call["id"], "content": call.get("output")})
-    key = "web_search_results" if SEARCH.fullmatch(ran[0]["name"]) else "tool_results"
-    return {"tool_calls": calls, "provider_specific_fields": {key: results}}
 
 
 def _is_thinking(block: Any) -> bool:

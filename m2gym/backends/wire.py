@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from m2gym.backends.hosted import SERVER_TOOL, Ran, asked_for
 from m2gym.core.errors import ModelError
 from m2gym.core.protocols import Delta, ModelRequest, Sampling, ToolCallDelta
 from m2gym.core.trajectory import Completion
 from m2gym.models.messages import Message, assistant
 
 T = TypeVar("T")
-
-SEARCH = re.compile(r"(?i)(web_?search|google_?search)(_?(preview|retrieval))?(_\d+)*")
-"""Names under which providers have a search of the web."""
-
-SERVER_TOOL = "srvtoolu_"
-"""How ids of calls begin that Anthropic ran itself; LiteLLM gives them among the others."""
 
 FINISH = {
     "stop": "stop",
@@ -64,27 +58,11 @@ def tools_for(
 ) -> dict[str, Any]:
     """``tools`` and ``tool_choice``, and hosted tools; nothing where there are none.
 
-    A hosted tool is passed on as it was declared to a provider whose own ``family`` of protocols
-    (``chat``, ``messages``, ``gemini``) that is; a web search of another family as the
-    ``web_search_options`` that stand for one everywhere.
-
     Raises:
-        ModelError: a hosted tool has no form for this provider.
+        ModelError: a hosted tool has no form for a provider of this ``family``.
     """
-    tools: list[dict[str, Any]] = [tool.openai() for tool in request.tools]
-    out: dict[str, Any] = {}
-    for hosted in request.hosted:
-        if hosted.dialect == family and family != "chat":
-            tools.append(hosted.declared)
-        elif web_search and SEARCH.fullmatch(hosted.name):
-            out["web_search_options"] = hosted.declared if hosted.dialect == "chat" else {}
-        else:
-            raise ModelError(
-                f"the hosted tool {hosted.name!r}, declared as in {hosted.dialect!r}, cannot be "
-                "passed to this model's provider: do not grant it, or ask in the provider's own "
-                "dialect",
-                cause="refused",
-            )
+    hosted, out = asked_for(request, family, web_search=web_search)
+    tools = [*(tool.openai() for tool in request.tools), *hosted]
     if not tools:
         return out
     out["tools"] = tools
@@ -144,10 +122,7 @@ class Assembler:
         self._thinking: list[str] = []
         self._calls: dict[int, _Call] = {}
         self._spelt_ids: list[int] = []
-        self._served: dict[str, _Call] = {}
-        self._cited: list[Any] = []
-        self._grounded: list[Any] = []
-        self._results: dict[str, Any] = {}
+        self._ran = Ran()
 
     def take(self, chunks: Sequence[Mapping[str, Any] | str]) -> list[Delta]:
         """Take what came together: chunks, and text of chunks that were nothing else.
@@ -174,7 +149,7 @@ class Assembler:
         self.model = _text(chunk.get("model")) or self.model
         self.usage = _usage(chunk.get("usage")) or self.usage
         self.prompt_ids = _ids(chunk.get("prompt_token_ids")) or self.prompt_ids
-        self._grounded += _checked(chunk.get("vertex_ai_grounding_metadata"), list) or ()
+        self._ran.chunk(chunk)
         for choice in chunk.get("choices") or ():
             self.prompt_ids = _ids(choice.get("prompt_token_ids")) or self.prompt_ids
             self.ids += _ids(choice.get("token_ids"))
@@ -194,15 +169,7 @@ class Assembler:
             made = self._tool_call(piece, n)
             if made is not None:
                 yield made
-        self._cited += _checked(delta.get("annotations"), list) or ()
-        fields = delta.get("provider_specific_fields") or {}
-        for piece in fields.get("server_tool_calls") or ():
-            function = piece.get("function") or {}
-            id, name = _text(piece.get("id")), _text(function.get("name"))
-            self._served[id] = _Call(id, name, [_text(function.get("arguments"))])
-        for key in ("web_search_results", "tool_results"):
-            for block in fields.get(key) or ():
-                self._results[str(block.get("tool_use_id"))] = block.get("content")
+        self._ran.delta(delta)
 
     def _tool_call(self, piece: Mapping[str, Any], n: int) -> Delta | None:
         index = piece.get("index")
@@ -248,7 +215,10 @@ class Assembler:
         said = assistant("".join(self._text), thinking="".join(self._thinking), calls=named)
         if self.opaque:
             said["reasoning_opaque"] = self.opaque
-        if hosted := self.hosted:
+        for _, call in sorted(self._calls.items()):
+            if call.served:
+                self._ran.call(call.id, call.name, "".join(call.arguments))
+        if hosted := self._ran.all():
             said["hosted"] = hosted
         if len(named) < len(calls):
             said["malformed"] = [
@@ -257,22 +227,6 @@ class Assembler:
                 if not name
             ]
         return said
-
-    @property
-    def hosted(self) -> list[dict[str, Any]]:
-        """Calls that the provider ran, and what it cited where it tells no more of them."""
-        listed = [call for _, call in sorted(self._calls.items()) if call.served]
-        calls = {call.id: call for call in listed} | self._served
-        out: list[dict[str, Any]] = []
-        for call in calls.values():
-            made = {"id": call.id, "name": call.name, "input": _loose("".join(call.arguments))}
-            out.append({**made, "output": self._results.get(call.id)})
-        queries, pages = _grounding(self._grounded)
-        pages = pages or [page for cited in self._cited for page in _pages(cited)]
-        if (queries or pages) and not out:
-            given = {"queries": queries} if queries else {}
-            out.append({"id": "hosted_0", "name": "web_search", "input": given, "output": pages})
-        return out
 
     def completion(self, **fields: Any) -> Completion:
         """The answer on record, with ids, usage and whatever else its caller knows.
@@ -295,36 +249,6 @@ class Assembler:
         if any(not c.served for c in self._calls.values()) and self.finish in ("", "stop"):
             return "tool_calls"
         return FINISH.get(self.finish, "stop")
-
-
-def _loose(text: str) -> Any:
-    """JSON as an object, else the text under ``text``."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"text": text}
-
-
-def _grounding(metadata: Sequence[Any]) -> tuple[list[str], list[dict[str, str]]]:
-    """What Google's metadata say of a search: its queries, and the pages that it found."""
-    queries, pages = [], []
-    for told in metadata:
-        if not isinstance(told, dict):
-            continue
-        queries += [q for q in told.get("webSearchQueries") or () if isinstance(q, str)]
-        for found in told.get("groundingChunks") or ():
-            page = found.get("web") if isinstance(found, dict) else None
-            if isinstance(page, dict) and isinstance(page.get("uri"), str):
-                pages.append({"url": page["uri"], "title": str(page.get("title") or "")})
-    return queries, pages
-
-
-def _pages(cited: Any) -> Iterator[dict[str, str]]:
-    """The page of a citation in OpenAI's form."""
-    inner = cited.get("url_citation") if isinstance(cited, dict) else None
-    if isinstance(inner, dict) and isinstance(inner.get("url"), str):
-        yield {"url": inner["url"], "title": str(inner.get("title") or "")}
 
 
 def _checked(value: Any, kind: type[T]) -> T | None:

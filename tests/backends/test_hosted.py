@@ -1,7 +1,10 @@
 """Hosted tools by LiteLLM: asked for in each provider's form, what came is on record."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from m2gym.backends.hosted import given_back
 from m2gym.backends.retry import Retry
 from m2gym.backends.wire import Assembler, tools_for
 from m2gym.core.errors import ModelError
@@ -112,3 +115,42 @@ async def test_a_provider_without_a_search_refuses():
     with pytest.raises(ModelError, match="cannot be passed"):
         await session.complete(ModelRequest([ASK], (ToolSchema(name="f"),), hosted=(CODE,)))
     assert [fault.cause for fault in session.faults] == ["refused"]
+
+
+TOLD = (
+    "annotations url_citation url provider_specific_fields server_tool_calls function id name "
+    "arguments web_search_results tool_results tool_use_id content web uri webSearchQueries "
+    "groundingChunks"
+)
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.text("ab", max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(TOLD.split()), inner, max_size=5)  # noqa: SIM905
+    ),
+    max_leaves=12,
+)
+
+
+@given(anything, anything)
+def test_whatever_is_told_is_read_or_passed_over(beside, delta):
+    whole = Assembler()
+    chunk = {"vertex_ai_grounding_metadata": beside, "choices": [{"delta": {"annotations": delta,
+             "provider_specific_fields": delta, "content": "x"}}]}  # fmt: skip
+    assert [d.text for d in whole.take([chunk])] == ["x"]
+    for call in whole.message.get("hosted", ()):
+        assert set(call) == {"id", "name", "input", "output"}
+
+
+def test_searches_and_other_calls_go_back_apart():
+    ran = [
+        {"id": "srvtoolu_1", "name": "web_search", "input": {"query": "a"}, "output": [PAGE]},
+        {"id": "srvtoolu_2", "name": "code_execution", "input": {"code": "1"}, "output": "1"},
+        {"id": "hosted_0", "name": "web_search", "input": {}, "output": []},
+    ]
+    back = given_back({"content": "x", "hosted": ran})
+    assert [call["id"] for call in back["tool_calls"]] == ["srvtoolu_1", "srvtoolu_2"]
+    fields = back["provider_specific_fields"]
+    assert [r["tool_use_id"] for r in fields["web_search_results"]] == ["srvtoolu_1"]
+    assert [r["tool_use_id"] for r in fields["tool_results"]] == ["srvtoolu_2"]
+    assert given_back({"content": "x"}) == {}
