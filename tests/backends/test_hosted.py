@@ -126,7 +126,7 @@ anything = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 3) | st.text("ab", max_size=3),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(TOLD.split()), inner, max_size=5)  # noqa: SIM905
+        | st.dictionaries(st.sampled_from(TOLD.split()), inner, max_size=5)
     ),
     max_leaves=12,
 )
