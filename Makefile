@@ -25,9 +25,10 @@ test-agents: $(VENV)/.dev
 verify-tasks: $(VENV)/.dev
 	$(BIN)/m2gym tasks verify; status=$$?; $(BIN)/m2gym tasks page && exit $$status
 
-# Makes the injected-bug tasks anew from the package registry into OUT.
+# Makes the tasks anew from the package registry into OUT.
 make-tasks: $(VENV)/.dev
 	$(BIN)/python -m m2gym.tasksets.produce --out $(or $(OUT),build/tasks)
+	$(BIN)/python -m m2gym.tasksets.pairs shipped $(or $(OUT),build/tasks)/pairs --data $(or $(OUT),build/tasks)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

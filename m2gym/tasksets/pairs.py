@@ -1,12 +1,13 @@
 """Measure many pairs of releases: ``python -m m2gym.tasksets.pairs LIST OUT [--statements FILE]``.
 
-``LIST`` is a JSON list of ``[package, old, new]``. Each pair's outcome is written to
-``OUT/PACKAGE-NEW.json`` as soon as it is known: recipes (with generated statements), green tests,
-what the failing tests said, or the reason why no task came of it. A pair that has its file is not
-measured again, so a run can be stopped and goes on where it was; a machine's failure leaves no
-file. With ``FILE``, a JSON object of task id → statement, the tasks that have one are shipped:
-written as recipes, with one row a pair in ``pairs.json``, into the data of ``swe-repo``. `steps`
-lists the steps between final releases of a package.
+``LIST`` is a JSON list of ``[package, old, new]``, or the word ``shipped``: the pairs of the tasks
+that ship with m2gym, which are then made anew into ``--data``, with their statements. Each pair's
+outcome is written to ``OUT/PACKAGE-NEW.json`` as soon as it is known: recipes (with generated
+statements), green tests, what the failing tests said, or the reason why no task came of it. A pair
+that has its file is not measured again, so a run can be stopped and goes on where it was; a
+machine's failure leaves no file. With ``FILE``, a JSON object of task id → statement, the tasks
+that have one are shipped: written as recipes, with one row a pair in ``pairs.json``, into the data
+of ``swe-repo``. `steps` lists the steps between final releases of a package.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from m2gym.tasksets.fetch import pip_python
 from m2gym.tasksets.pair import open_pair
 from m2gym.tasksets.recipe import Recipe, group_by_file, pinned
 from m2gym.tasksets.splits import split_of
+from m2gym.tasksets.swe_repo import recipes
 from m2gym.tasksets.version_diffs import find_parts
 from m2gym.workspaces import make_workspace
 
@@ -133,36 +135,51 @@ def run(listed: Iterable[Step], out: Path, cache: Cache) -> None:
         print(f"{step}: {said} ({outcome['seconds']} s)", file=sys.stderr, flush=True)
 
 
-def ship(out: Path, statements: Mapping[str, str], folder: Path) -> list[Recipe]:
+def shipped() -> tuple[list[Step], dict[str, str]]:
+    """The pairs whose tasks ship with m2gym, and the statements of these by task id."""
+    listed: dict[Step, None] = {}
+    statements = {}
+    for recipe in recipes().values():
+        if recipe.fixed is not None:
+            listed[recipe.package, recipe.source.version, recipe.fixed.version] = None
+            statements[recipe.id] = recipe.statement
+    return list(listed), statements
+
+
+def ship(
+    out: Path, statements: Mapping[str, str], folder: Path, *, every: bool = True
+) -> list[Recipe]:
     """Write recipes, green lists and ``pairs.json`` from the outcomes in ``out``.
 
-    Only tasks with a statement are shipped. The row of a pair says how many tasks came of it, how
-    many of these are shipped, and why its other parts, or the whole pair, became none.
+    Only tasks with a statement are shipped; without ``every`` a statement may be left over. The
+    row of a pair says how many tasks came of it, how many of these are shipped, and why its other
+    parts, or the whole pair, became none.
 
     Raises:
         InputError: a statement belongs to no task, or two tasks have the same failing tests.
     """
     rows = []
-    shipped: dict[str, list[Recipe]] = {}
+    chosen: dict[str, list[Recipe]] = {}
     for path in sorted(out.glob("*.json")):
         outcome = json.loads(path.read_text(encoding="utf-8"))
         row = {name: outcome[name] for name in ("package", "old", "new")}
-        recipes = [Recipe.model_validate(recipe) for recipe in outcome.get("recipes", ())]
+        made = [Recipe.model_validate(recipe) for recipe in outcome.get("recipes", ())]
         taken = [
-            _shipped(recipe, statements[recipe.id]) for recipe in recipes if recipe.id in statements
+            _shipped(recipe, statements[recipe.id]) for recipe in made if recipe.id in statements
         ]
         if "kind" in outcome:
             rows.append({**row, "kind": outcome["kind"]})
         else:
-            rows.append({**row, "parts": len(recipes), "shipped": len(taken)})
+            rows.append({**row, "parts": len(made), "shipped": len(taken)})
             if outcome["dropped"]:
                 rows[-1]["dropped"] = outcome["dropped"]
         if taken:
-            shipped.setdefault(outcome["package"], []).extend(taken)
+            chosen.setdefault(outcome["package"], []).extend(taken)
             text = json.dumps(group_by_file(tuple(outcome["green"])), indent=1, ensure_ascii=False)
             _write(folder / "green" / f"{taken[0].green}.json", text + "\n")
-    found = [recipe for listed in shipped.values() for recipe in listed]
-    if lost := sorted(statements.keys() - {recipe.id for recipe in found}):
+    found = [recipe for listed in chosen.values() for recipe in listed]
+    lost = sorted(statements.keys() - {recipe.id for recipe in found})
+    if lost and every:
         raise InputError(f"{len(lost)} statements belong to no task in {out}, first {lost[0]!r}")
     shown: dict[tuple[str, frozenset[str]], str] = {}
     for recipe in found:
@@ -171,7 +188,7 @@ def ship(out: Path, statements: Mapping[str, str], folder: Path) -> list[Recipe]
             raise InputError(
                 f"{recipe.id} and {other} are shown by the same tests; ship one of them"
             )
-    for package, listed in shipped.items():
+    for package, listed in chosen.items():
         lines = [recipe.model_dump_json(exclude_defaults=True) for recipe in listed]
         _write(folder / "tasks" / f"{package}-version-diff.jsonl", "\n".join(lines) + "\n")
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
@@ -201,16 +218,26 @@ def main(arguments: Sequence[str]) -> None:
     import m2gym.rewards  # noqa: F401  (registers the reward functions)
 
     parser = argparse.ArgumentParser(prog="python -m m2gym.tasksets.pairs", description=__doc__)
-    parser.add_argument("list", type=Path, help="JSON list of [package, old, new]")
+    parser.add_argument("list", type=Path, help="JSON list of [package, old, new], or: shipped")
     parser.add_argument("out", type=Path, help="folder for the outcomes")
     parser.add_argument("--statements", type=Path, help="JSON object: task id → statement")
     parser.add_argument("--data", type=Path, default=DATA, help="where recipes are written")
     chosen = parser.parse_args(arguments)
+    if str(chosen.list) == "shipped":
+        if chosen.data == DATA:
+            parser.error("shipped: name a folder for the recipes by --data")
+        listed, statements = shipped()
+        run(listed, chosen.out, Cache())
+        found = ship(chosen.out, statements, chosen.data, every=False)
+        for name in sorted(statements.keys() - {recipe.id for recipe in found}):
+            print(f"{name}: not made again", file=sys.stderr)
+        print(f"{len(found)} tasks of {len(statements)} are made again")
+        return
     listed = [(p, a, b) for p, a, b in json.loads(chosen.list.read_text(encoding="utf-8"))]
     run(listed, chosen.out, Cache())
     if chosen.statements:
-        found = json.loads(chosen.statements.read_text(encoding="utf-8"))
-        print(f"{len(ship(chosen.out, found, chosen.data))} tasks are shipped")
+        statements = json.loads(chosen.statements.read_text(encoding="utf-8"))
+        print(f"{len(ship(chosen.out, statements, chosen.data))} tasks are shipped")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.fetch import fetch
 from m2gym.tasksets.measure import verdicts
 from m2gym.tasksets.pair import made, moving, open_pair, pair_of
-from m2gym.tasksets.pairs import reason_kind, run, ship, steps
+from m2gym.tasksets.pairs import reason_kind, run, ship, shipped, steps
 from m2gym.tasksets.recipe import ChangeSpec, load, pinned
 from m2gym.tasksets.recipe_taskset import build
 from m2gym.tasksets.repository import PYTEST, build_repository
@@ -271,3 +271,11 @@ def test_what_a_real_release_needs_is_resolved(online: None, real_cache: Cache) 
     again = pair_of(pair.old, pair.new, real_cache, requires=pair.requires)
     assert again.prepared.workspace == pair.prepared.workspace
     assert not [p for p in os.listdir(pair.built.root) if p.upper().startswith("CHANGE")]  # noqa: PTH208
+
+
+def test_the_shipped_pairs_can_be_made_again() -> None:
+    listed, statements = shipped()
+    assert len(set(listed)) == len(listed)
+    assert len(statements) >= 60
+    assert {package for package, _, _ in listed} == {recipes()[name].package for name in statements}
+    assert all(old != new for _, old, new in listed)
