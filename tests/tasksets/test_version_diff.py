@@ -24,6 +24,7 @@ from m2gym.tasksets.repository import PYTEST, build_repository
 from m2gym.tasksets.retell import retell
 from m2gym.tasksets.sdist import PackageRejectedError, files_of
 from m2gym.tasksets.split import grouped, joined
+from m2gym.tasksets.swe_repo import recipes
 from tests.tasksets.conftest import Index, lacking
 
 MakeBox = Callable[[WorkspaceSpec], Workspace]
