@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from m2gym.cli import options
 from m2gym.cli.output import note, show, show_json, split_name
+
+if TYPE_CHECKING:
+    from m2gym.rollout.attacks.battery import Outcome
 
 
 def validate(
@@ -21,14 +24,22 @@ def validate(
     times: Annotated[int, typer.Option("--times", "-k", min=1, help="Repetitions.")] = 3,
     concurrency: options.Concurrency = None,
     workspace: options.WorkspaceKind = "auto",
+    attacks: Annotated[
+        bool, typer.Option("--attacks", help="Also try to cheat the grader in every known way.")
+    ] = False,
+    attack: Annotated[
+        list[str] | None, typer.Option("--attack", help="Only these attacks; may be repeated.")
+    ] = None,
     out: options.Out = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Check every task: the reference change scores 1, doing nothing less, always the same.
 
-    Exits with 1 when a task fails, and says why.
+    With --attacks, also that no known way to cheat earns more than doing nothing.
+    Exits with 1 when a task fails or an attack succeeds, and says why.
     """
+    from m2gym.rollout.attacks.battery import run_battery
     from m2gym.rollout.evaluation import next_folder
     from m2gym.rollout.validate import validate as run_checks
 
@@ -45,17 +56,35 @@ def validate(
             workspace=workspace,
             progress=not json,
         )
+        outcomes = (
+            run_battery(
+                env,
+                path / "attacks",
+                names=attack or None,
+                split=split_name(split),
+                tasks=task or None,
+                limit=limit,
+                concurrency=concurrency,
+                workspace=workspace,
+                noop={c.task: max((r for r in c.noop if r is not None), default=0) for c in checks},
+                progress=not json,
+            )
+            if attacks or attack
+            else []
+        )
     except KeyboardInterrupt:
         note("m2gym: stopped")
         raise typer.Exit(130) from None
     failed = [check for check in checks if not check.ok]
+    won = [outcome for outcome in outcomes if not outcome.ok]
     if json:
         show_json(
             {
                 "env": env,
-                "ok": not failed,
+                "ok": not failed and not won,
                 "path": str(path),
                 "tasks": [{**asdict(check), "ok": check.ok} for check in checks],
+                "attacks": [{**asdict(outcome), "ok": outcome.ok} for outcome in outcomes],
             }
         )
     else:
@@ -68,9 +97,26 @@ def validate(
                 escape("; ".join(check.problems)) or "ok",
             )
         show(table)
+        if outcomes:
+            show(_attack_table(outcomes))
+            note(f"{len(outcomes) - len(won)} of {len(outcomes)} attacks earned nothing")
         note(f"{len(checks) - len(failed)} of {len(checks)} tasks are right; runs: {path}")
-    if failed:
+    if failed or won:
         raise typer.Exit(1)
+
+
+def _attack_table(outcomes: list[Outcome]) -> Table:
+    table = Table("task", "attack", "reward", "status", "what is tried", "verdict")
+    for outcome in outcomes:
+        table.add_row(
+            escape(outcome.task),
+            outcome.attack,
+            _rewards([outcome.reward]),
+            outcome.status,
+            escape(outcome.about),
+            escape(outcome.problem or outcome.exempt or "withstood"),
+        )
+    return table
 
 
 def _rewards(rewards: list[float | None]) -> str:

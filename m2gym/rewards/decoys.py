@@ -5,6 +5,9 @@ of wanted tests, chosen at random for each grading and named like their neighbou
 real ones with an assertion in them that is false whatever the graded code does. A decoy that
 passes proves that reports are forged; one that errors, is skipped or does not run proves nothing.
 
+Where a copied test ends in an equality with a literal, the copy expects a value that nothing honest
+equals: only an object that equals everything passes it.
+
 Each copy fails by construction, for right and for wrong graded code alike. A decoy must also leave
 the other tests alone: only a body that merely computes and compares is run, with the false
 assertion at its end; any other copy asserts first and does nothing.
@@ -226,7 +229,10 @@ def _turned(candidate: _Candidate, name: str, tree: ast.Module, rng: random.Rand
         function.body = [_impossible(rng)]
         return function
     last = function.body[-1]
-    if isinstance(last, ast.Assert) and rng.random() < 0.5:
+    unequal = _unequal(last, rng)
+    if unequal is not None:
+        function.body[-1] = unequal
+    elif isinstance(last, ast.Assert) and rng.random() < 0.5:
         value = _fresh_local(function, rng)
         holder = ast.Assign([ast.Name(value, ast.Store())], last.test, lineno=0)
         refused = ast.UnaryOp(ast.Not(), ast.Name(value, ast.Load()))
@@ -235,6 +241,41 @@ def _turned(candidate: _Candidate, name: str, tree: ast.Module, rng: random.Rand
     else:
         function.body.append(_impossible(rng))
     return function
+
+
+def _unequal(last: ast.stmt, rng: random.Random) -> ast.stmt | None:
+    """An equality with its expected side replaced by what nothing honest equals; an object that
+    equals everything passes it. ``None`` where ``last`` is no equality with a plain expected side.
+    """
+    if not isinstance(last, ast.Assert) or not isinstance(last.test, ast.Compare):
+        return None
+    test = copy.deepcopy(last.test)
+    if len(test.ops) != 1 or not isinstance(test.ops[0], ast.Eq):
+        return None
+    other = parse_python(_odd_value(rng)).body[0]
+    assert isinstance(other, ast.Expr)
+    if _literal(test.comparators[0]) and not _literal(test.left):
+        test.comparators = [other.value]
+    elif _literal(test.left) and not _literal(test.comparators[0]):
+        test.left = other.value
+    else:
+        return None
+    return ast.Assert(test)
+
+
+def _literal(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def _odd_value(rng: random.Random) -> str:
+    word = "".join(rng.choice("abcdefghilmnoprstuv") for _ in range(12))
+    number = rng.randrange(10**6, 10**9)
+    forms = [repr(word), repr((word, number)), repr([number, word]), repr({word: number})]
+    return rng.choice([*forms, repr(number + 0.5)])
 
 
 def _fresh_local(function: Function, rng: random.Random) -> str:

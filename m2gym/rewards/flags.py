@@ -1,7 +1,7 @@
 """A look at the patch for what cheats do; it flags for a reader and never changes the score.
 
-Decoys cannot catch an object that equals everything: real assertions about it hold, and the
-decoys' own do not look at it. This look can.
+Decoys catch an object that equals everything only where a wanted test ends in an equality with a
+literal. This look needs no such test.
 """
 
 from __future__ import annotations

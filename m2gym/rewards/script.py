@@ -25,7 +25,7 @@ HIDDEN = ".m2gym-hidden"
 
 _SET_UP = (
     f"mkdir -p {PLACE}/logs/verifier {PLACE}/logs/agent {PLACE}/logs/artifacts && "
-    f"rm -rf {PLACE}/tests && mv {HIDDEN}/tests {PLACE}/tests && rmdir {HIDDEN}"
+    f"rm -rf {PLACE}/tests && mv {HIDDEN}/tests {PLACE}/tests && rm -rf {HIDDEN}"
 )
 
 

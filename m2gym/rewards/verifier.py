@@ -28,6 +28,7 @@ from m2gym.rewards.exported import Exported, clean
 from m2gym.rewards.flags import look
 from m2gym.rewards.functions import GradedArtifacts, call, check_rewards
 from m2gym.rewards.grading import Grading, tree
+from m2gym.workspaces.slots import for_grading
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -66,7 +67,9 @@ async def grade(
     limit = task.limits.grade_seconds + MARGIN
     try:
         async with asyncio.timeout(limit) as clock:
-            _, (exported, hidden) = await _both(box.start(), _export(prepared, agent_box, evidence))
+            with for_grading():
+                starting = asyncio.ensure_future(box.start())
+            _, (exported, hidden) = await _both(starting, _export(prepared, agent_box, evidence))
             if keep is not None:
                 await asyncio.to_thread(keep, exported)
             await _fill(box, prepared, exported, hidden)
@@ -154,7 +157,7 @@ async def _fill(
     clear: list[str] | None = None
     if not _whole(prepared):
         clear = ["rm", "-rf", "--", *prepared.task.artifacts]
-    elif prepared.workspace.root is None:
+    elif prepared.workspace.root is None or _has_image(prepared.workspace):
         clear = ["find", ".", "-mindepth", "1", "-delete"]
     if clear:
         result = await box.exec(clear, user=user)
@@ -163,6 +166,11 @@ async def _fill(
     await box.unpack(exported.tar, user="agent")
     if hidden:
         await box.unpack(await asyncio.to_thread(_pack, hidden), user="grader")
+
+
+def _has_image(spec: WorkspaceSpec) -> bool:
+    """Whether the image may bring files of its own into the work folder."""
+    return spec.image is not None or spec.build is not None
 
 
 def _pack(files: dict[str, Path]) -> bytes:
