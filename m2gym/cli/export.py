@@ -15,13 +15,16 @@ from m2gym.cli.output import note, show, show_json
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.trajectory import Trajectory
 
+FORMATS = {"atif": "documents", "parquet": "rows", "jsonl": "lines"}
+"""Format → what is counted. ``jsonl``: the counting record of each task and attempt, a line."""
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="atif or parquet.")] = "atif",
+    format: Annotated[str, typer.Option("--format", "-f", help="atif, parquet or jsonl.")] = "atif",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A folder (atif) or file (parquet); beside the run."),
+        typer.Option("--out", "-o", help="A folder (atif) or file; beside the run."),
     ] = None,
     prompts: Annotated[
         bool, typer.Option("--prompts", help="ATIF: each call's whole prompt as token ids.")
@@ -29,25 +32,37 @@ def export(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a run's trajectories as ATIF documents (one a trajectory) or as one Parquet file."""
+    """Write a run's trajectories as ATIF documents (one each), Parquet or JSON lines."""
     from m2gym.rollout import load_run
 
-    if format not in ("atif", "parquet"):
-        raise UnknownIdError("format", format, ("atif", "parquet"))
+    if format not in FORMATS:
+        raise UnknownIdError("format", format, FORMATS)
     trajectories = iter(load_run(run))
     if format == "parquet":
         from m2gym.models.parquet import write_parquet
 
         target = out or run.with_name(run.name + ".parquet")
         written = _writing(target, lambda: write_parquet(trajectories, target))
+    elif format == "jsonl":
+        target = out or run.with_name(run.name + ".jsonl")
+        written = _writing(target, lambda: _jsonl(trajectories, target))
     else:
         target = out or run.with_name(run.name + "-atif")
         written = _writing(target, lambda: _atif(trajectories, target, prompts))
     if json:
         show_json({"format": format, "path": str(target), "written": written})
     else:
-        note(f"{written} {'rows' if format == 'parquet' else 'documents'} written")
+        note(f"{written} {FORMATS[format]} written")
         show(str(target))
+
+
+def _jsonl(trajectories: Iterable[Trajectory], file: Path) -> int:
+    written = 0
+    with file.open("w", encoding="utf-8") as out:
+        for trajectory in trajectories:
+            out.write(trajectory.model_dump_json() + "\n")
+            written += 1
+    return written
 
 
 def _atif(trajectories: Iterable[Trajectory], folder: Path, prompts: bool) -> int:

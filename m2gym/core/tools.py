@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import Frozen
@@ -52,23 +52,7 @@ class Tool:
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         self.function = function
-        hints = get_type_hints(function)
-        fields: dict[str, Any] = {}
-        for key, parameter in inspect.signature(function).parameters.items():
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[key] = (hints.get(key, Any), default)
-        self._arguments = create_model(
-            f"{function.__name__}_arguments", __config__={"extra": "forbid"}, **fields
-        )
-        schema = TypeAdapter(self._arguments).json_schema()
-        schema.pop("title", None)
-        for prop in schema.get("properties", {}).values():
-            prop.pop("title", None)
-        self.schema = ToolSchema(
-            name=name or function.__name__,
-            description=inspect.getdoc(function) or "",
-            parameters=schema,
-        )
+        self._arguments, self.schema = _made(function, name or function.__name__)
 
     def bind(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Checked and cast arguments; `InputError` says which argument is wrong and how."""
@@ -80,6 +64,50 @@ class Tool:
             )
             raise InputError(f"tool {self.schema.name!r}: {problems}") from None
         return {key: getattr(values, key) for key in type(values).model_fields}
+
+
+_MADE: dict[tuple[Any, ...], tuple[type[BaseModel], ToolSchema]] = {}
+"""What was made of functions before: an environment's tools are closures made anew for each
+episode, with the same code, and a schema costs milliseconds."""
+MOST_MADE = 512
+
+
+def _made(function: Callable[..., Any], name: str) -> tuple[type[BaseModel], ToolSchema]:
+    """The model of a function's arguments and its schema."""
+    key = (
+        name,
+        getattr(function, "__code__", function),
+        getattr(function, "__defaults__", None),
+        tuple(sorted((getattr(function, "__kwdefaults__", None) or {}).items())),
+        tuple(getattr(function, "__annotations__", {}).items()),
+        function.__doc__,
+    )
+    try:
+        found = _MADE.get(key)
+    except TypeError:  # a default or an annotation without a hash
+        return _make(function, name)
+    if found is None:
+        if len(_MADE) >= MOST_MADE:
+            _MADE.clear()
+        found = _MADE[key] = _make(function, name)
+    return found
+
+
+def _make(function: Callable[..., Any], name: str) -> tuple[type[BaseModel], ToolSchema]:
+    hints = get_type_hints(function)
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[key] = (hints.get(key, Any), default)
+    arguments = create_model(
+        f"{function.__name__}_arguments", __config__={"extra": "forbid"}, **fields
+    )
+    schema = TypeAdapter(arguments).json_schema()
+    schema.pop("title", None)
+    for prop in schema.get("properties", {}).values():
+        prop.pop("title", None)
+    told = inspect.getdoc(function) or ""
+    return arguments, ToolSchema(name=name, description=told, parameters=schema)
 
 
 class Toolbox:

@@ -31,7 +31,8 @@ def of_score(
             more = ""
             if spread:
                 more = f"; ±{WIDE:g} needs about {round((1.96 * spread / WIDE) ** 2)} tasks"
-            said.append(f"{found.tasks} tasks leave ±{half:.2f}{more}")
+            told = f"{found.tasks} tasks leave" if found.tasks > 1 else "one task leaves"
+            said.append(f"{told} ±{half:.2f}{more}")
     if found.method == "t" and found.tasks < FEW_TASKS:
         said.append(
             f"partial rewards of {found.tasks} tasks: the interval trusts that their means are "

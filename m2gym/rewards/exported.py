@@ -48,7 +48,7 @@ def clean(tar: bytes, reserved: Collection[str] = ()) -> Exported:
     out = Exported(b"", {}, {})
     kept: list[tuple[tarfile.TarInfo, bytes]] = []
     total = 0
-    with tarfile.open(fileobj=io.BytesIO(tar)) as source:
+    with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as source:
         for count, member in enumerate(source, 1):
             total += member.size
             if count > MAX_FILES or total > MAX_BYTES:

@@ -82,7 +82,7 @@ class ArtifactStore:
         delta = Delta()
         try:
             whole = io.BytesIO(gzip.decompress(file.read_bytes()))
-            with tarfile.open(fileobj=whole) as source:
+            with tarfile.open(fileobj=whole, mode="r:") as source:
                 for member in source:
                     data = source.extractfile(member) if member.isreg() else None
                     content = data.read() if data else b""
@@ -96,7 +96,7 @@ class ArtifactStore:
             raise InputError(f"{file} is damaged: {error}") from error
         if not delta.tar:
             return delta
-        with tarfile.open(fileobj=io.BytesIO(delta.tar)) as inner:
+        with tarfile.open(fileobj=io.BytesIO(delta.tar), mode="r:") as inner:
             for member in inner:
                 handle = inner.extractfile(member) if member.isreg() else None
                 if handle:
@@ -123,7 +123,7 @@ def compare(prepared: PreparedTask, exported: Exported) -> Delta:
     delta = Delta()
     kept, size = io.BytesIO(), 0
     with (
-        tarfile.open(fileobj=io.BytesIO(exported.tar)) as source,
+        tarfile.open(fileobj=io.BytesIO(exported.tar), mode="r:") as source,
         tarfile.open(fileobj=kept, mode="w", format=tarfile.PAX_FORMAT) as target,
     ):
         for member in source:

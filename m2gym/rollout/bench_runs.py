@@ -48,7 +48,7 @@ def run() -> list[dict[str, Any]]:
     """All figures as rows."""
     peers = _peers()
     figures = []
-    for workspace, what in (("process", "no box"), ("auto", "with a box")):
+    for workspace, what in (("files", "no box"), ("auto", "with a box")):
         for concurrency, episodes in EPISODES.items():
             spent = measure(concurrency, episodes, workspace)
             key = "sandbox" if workspace == "auto" else "none"
