@@ -44,12 +44,13 @@ $(VENV)/.dev: pyproject.toml scripts/setup
 clean:
 	rm -rf $(VENV) $(PEERS) $(VERL_ENV)
 
-# Losses against TRL's and verl's own, in an environment of theirs.
+# Losses against TRL's and verl's own, TRL in our environments, W&B and MLflow: in an environment
+# of theirs.
 PEERS := .venv-peers
 
 .PHONY: test-peers
 test-peers: $(PEERS)/.made
-	$(PEERS)/bin/python -m pytest -m peers tests/forge
+	$(PEERS)/bin/python -m pytest -m peers tests/forge tests/backends
 
 $(PEERS)/.made: scripts/setup-peers
 	PEERS=$(PEERS) scripts/setup-peers

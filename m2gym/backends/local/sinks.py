@@ -69,13 +69,16 @@ class WeightsAndBiases:
 
 class Mlflow:
     """A run of experiment ``m2gym``: where ``MLFLOW_TRACKING_URI`` says, else in
-    ``OUT/mlflow.db``.
+    the folder ``OUT/mlflow``.
     """
 
     def __init__(self, config: TrainConfig, out: Path, step: int) -> None:
         self.mlflow = _package("mlflow", "mlflow")
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            self.mlflow.set_tracking_uri(f"sqlite:///{(out / 'mlflow.db').resolve()}")
+            # The small package has no database, and MLflow asks for this word before it takes a
+            # folder.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            self.mlflow.set_tracking_uri((out / "mlflow").resolve().as_uri())
         self.mlflow.set_experiment("m2gym")
         self.mlflow.start_run(run_name=out.name)
         self.mlflow.log_params(flat(config.model_dump(mode="json")))
