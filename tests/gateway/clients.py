@@ -11,6 +11,8 @@ from m2gym.core.protocols import Delta, ModelRequest
 from m2gym.core.trajectory import Completion
 from m2gym.gateway import chat, gemini, messages, responses
 from m2gym.gateway.call import Call
+from m2gym.gateway.repeats import Repeats
+from m2gym.gateway.routes import route
 from tests.gateway.sessions import Say
 
 TOOL = {"type": "object", "properties": {"x": {"type": "string"}}}
@@ -29,10 +31,12 @@ class Client:
     """Sends requests through the pure half of the gateway and keeps the answers as history."""
 
     dialect: Any
+    path: str
 
     def __init__(self, system: str) -> None:
         self.system = system
         self.history: list[dict[str, Any]] = []
+        self.repeats = Repeats(small=0)
 
     def ask(self, say: Say, *, stream: bool) -> ModelRequest:
         """One turn: the request as the model gets it; the answer goes into the history."""
@@ -42,8 +46,8 @@ class Client:
 
     def request(self, *, stream: bool) -> Call:
         """The next request as the gateway reads it."""
-        call: Call = self.dialect.parse(json.loads(json.dumps(self.body())), "m", stream)
-        return replace(call, stream=stream)
+        call = self.repeats.read(json.dumps(self.body()).encode(), route("POST", self.path))
+        return replace(call, stream=stream, request=replace(call.request, constant=True))
 
     def answer(self, call: Call, deltas: list[Delta], completion: Completion) -> None:
         """Take the answer as the gateway writes it."""
@@ -73,6 +77,7 @@ class Client:
 
 class ChatClient(Client):
     dialect = chat
+    path = "/v1/chat/completions"
 
     def body(self):
         system = [{"role": "system", "content": self.system}]
@@ -113,6 +118,7 @@ class ChatClient(Client):
 
 class ResponsesClient(Client):
     dialect = responses
+    path = "/v1/responses"
 
     def body(self):
         tools = [{"type": "function", "name": n, "parameters": TOOL} for n in NAMES]
@@ -144,6 +150,7 @@ class ResponsesClient(Client):
 
 class MessagesClient(Client):
     dialect = messages
+    path = "/v1/messages"
 
     def body(self):
         tools = [{"name": n, "input_schema": TOOL} for n in NAMES]
@@ -189,6 +196,7 @@ class MessagesClient(Client):
 
 class GeminiClient(Client):
     dialect = gemini
+    path = "/v1beta/models/m:generateContent"
 
     def body(self):
         declared = [{"name": n, "parametersJsonSchema": TOOL} for n in NAMES]

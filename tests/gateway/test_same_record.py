@@ -36,7 +36,7 @@ def plain(messages: Any) -> list[dict[str, Any]]:
     """Messages without the differences that the session's canonical form also takes away."""
     out = []
     for message in messages:
-        message = dict(message)
+        message = json.loads(json.dumps(message))
         if isinstance(message["content"], list):
             message["content"] = "".join(block["text"] for block in message["content"])
         for call in message.get("tool_calls", ()):
