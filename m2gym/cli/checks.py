@@ -37,6 +37,17 @@ def checks() -> Iterator[Finding]:
     yield _gpu()
 
 
+def verl_checks() -> Iterator[Finding]:
+    """The backend ``verl``: what is lacking, or that it is ready."""
+    from m2gym.backends.verl.versions import VERSION, lacks
+
+    found = list(lacks())
+    for lack in found:
+        yield Finding("backend verl", "missing", lack.what, lack.mend)
+    if not found:
+        yield Finding("backend verl", "ok", f"verl {VERSION} and what it imports")
+
+
 def reap_dead() -> list[str]:
     """Remove folders, control groups, containers and snapshots of dead processes of this user;
     what was removed. Without an engine only the first two."""

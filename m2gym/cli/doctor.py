@@ -20,6 +20,9 @@ MARKS = {
 
 
 def doctor(
+    what: Annotated[
+        str | None, typer.Argument(help="'verl' looks at that backend alone; all when left out.")
+    ] = None,
     reap: Annotated[
         bool, typer.Option("--reap", help="Remove what dead runs left, and say what it was.")
     ] = False,
@@ -30,8 +33,11 @@ def doctor(
 
     Exits with 1 when something is missing without which no environment runs.
     """
-    from m2gym.cli.checks import checks, reap_dead
+    from m2gym.cli.checks import checks, reap_dead, verl_checks
+    from m2gym.core.errors import InputError
 
+    if what not in (None, "verl"):
+        raise InputError(f"doctor looks at everything, or at 'verl'; got {what!r}")
     if reap:
         removed = reap_dead()
         if json:
@@ -39,7 +45,7 @@ def doctor(
         else:
             note("\n".join(f"removed {what}" for what in removed) or "nothing was left")
         return
-    found = list(checks())
+    found = list(verl_checks() if what == "verl" else checks())
     if json:
         show_json([asdict(check) for check in found])
     else:

@@ -42,10 +42,13 @@ def train(
     if out is not None:
         wanted = wanted.replace(out=out)
     if dry_run:
+        theirs = _translated(wanted)
         if json:
-            show_json(wanted.model_dump(mode="json"))
+            show_json(wanted.model_dump(mode="json") | ({"verl": theirs} if theirs else {}))
         else:
             show(wanted.text().rstrip())
+            for name, value in theirs.items():
+                show(f"# verl: {name}={value}")
         return
     if seeds > 1:
         _seeds(wanted, seeds, json)
@@ -55,6 +58,17 @@ def train(
         show_json({"out": str(result.out), "steps": list(result.rows), "held_out": result.held_out})
         return
     show(f"{len(result.rows)} steps in {result.out}; the weights: {result.model}")
+
+
+def _translated(config: TrainConfig) -> dict[str, Any]:
+    """What a backend makes of the configuration, where it has one of its own."""
+    from m2gym.core.registry import BACKENDS
+
+    backend = BACKENDS.get(config.backend.id)()
+    translated: dict[str, Any] = (
+        backend.translated(config) if hasattr(backend, "translated") else {}
+    )
+    return translated
 
 
 def _run(config: TrainConfig, resume: bool) -> TrainResult:

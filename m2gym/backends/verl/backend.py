@@ -17,7 +17,7 @@ from m2gym.backends.local.trainer import TrainResult
 from m2gym.backends.train_config import TrainConfig
 from m2gym.backends.verl import PLUGIN
 from m2gym.backends.verl.compose import compose
-from m2gym.backends.verl.translate import fields, refuse, verl_config
+from m2gym.backends.verl.translate import fields, flat, refuse, verl_config
 from m2gym.backends.verl.versions import require_verl
 from m2gym.core.errors import InfraError, InputError
 from m2gym.envs.catalog import env_entry
@@ -78,16 +78,26 @@ class VerlBackend:
             raise InfraError(f"verl ended after {len(rows)} steps without weights in {out}/model")
         return TrainResult(out, tuple(rows), None)
 
-    def dry_run(self, config: TrainConfig) -> Any:
-        """verl's whole configuration for a run, checked by verl; nothing is started."""
-        require_verl()
+    def translated(self, config: TrainConfig) -> dict[str, Any]:
+        """Our fields under verl's names, ``backend.verl`` over them; needs no verl.
+
+        Raises:
+            InputError: a setting that cannot be translated, no such model, task or environment.
+        """
         refuse(config)
-        _environment(config.out or Path("run"))
         folder = str(Path(model_folder(config.model)).resolve())
         context = verl_config(config.backend).context or _context(folder)
         taskset = env_entry(config.env.id).taskset(**config.env.settings)
         tasks = chosen(taskset.ids(config.env.split), config.env.tasks)
-        return compose(fields(config, folder=folder, context=context, tasks=tasks), config)
+        ours = fields(config, folder=folder, context=context, tasks=tasks)
+        return {**ours, **dict(flat(verl_config(config.backend).verl))}
+
+    def dry_run(self, config: TrainConfig) -> Any:
+        """verl's whole configuration for a run, checked by verl; nothing is started."""
+        require_verl()
+        ours = self.translated(config)
+        _environment(config.out or Path("run"))
+        return compose(ours, config)
 
 
 def _context(folder: str) -> int:

@@ -12,7 +12,7 @@ from m2gym.core.errors import InputError
 
 
 def compose(ours: Mapping[str, Any], config: TrainConfig) -> Any:
-    """An OmegaConf tree: verl's defaults, our fields, and ``backend.verl`` over both.
+    """An OmegaConf tree: verl's defaults, and the translated fields over them.
 
     Raises:
         InputError: a field that verl does not know, or a value that it refuses.
@@ -32,7 +32,7 @@ def compose(ours: Mapping[str, Any], config: TrainConfig) -> Any:
     wrong = [reason for name in asked if (reason := known(plain, name)) is not None]
     if wrong:
         raise InputError("backend.verl: " + "; ".join(wrong))
-    for name, value in {**ours, **asked}.items():
+    for name, value in ours.items():
         OmegaConf.update(tree, name, value, merge=True, force_add=True)
     try:
         validate_config(
