@@ -109,6 +109,10 @@ def register(
 
 def env_entry(id: str) -> EnvEntry:
     """The entry of an environment; `UnknownIdError` names the nearest."""
+    if id.startswith("harbor:"):
+        from m2gym.envs.harbor import at
+
+        return at(id.removeprefix("harbor:"))
     found = ENVS.get(_bare(id))
     entry = found() if callable(found) and not isinstance(found, EnvEntry) else found
     if not isinstance(entry, EnvEntry):

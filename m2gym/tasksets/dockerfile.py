@@ -1,8 +1,8 @@
 """The part of a Dockerfile that a workspace without images can honour: where files go.
 
 ``FROM`` names an image whose content the local workspace does not have; it is accepted because most
-tasks need no more of it than Python or a shell, which the box has. ``RUN`` and the like are
-refused.
+tasks need no more of it than Python or a shell, which the box has. ``RUN`` and the like need a
+workspace that builds images, such as ``docker``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from m2gym.core.errors import InputError
 
 WORKDIR = "/app"
 """The work folder of a task that names none; the project's choice, as in most tasks at hand."""
+
+
+class NeedsImageError(InputError):
+    """A Dockerfile does what only an engine that builds images can."""
+
 
 _IGNORED = {"FROM", "LABEL", "MAINTAINER", "EXPOSE", "CMD"}
 
@@ -47,8 +52,8 @@ def read_dockerfile(environment: Path, workdir: str | None) -> Build:
     Without a Dockerfile all of its files go there. ``workdir`` overrides the Dockerfile's.
 
     Raises:
-        InputError: an instruction needs a container, or a path leads elsewhere; named with its
-            line.
+        NeedsImageError: an instruction needs a container; named with its line.
+        InputError: a path leads elsewhere; named with its line.
     """
     dockerfile = environment / "Dockerfile"
     if not dockerfile.exists():
@@ -68,7 +73,7 @@ def read_dockerfile(environment: Path, workdir: str | None) -> Build:
         elif word == "ENV":
             env |= _env(rest, where)
         elif word not in _IGNORED:
-            raise InputError(
+            raise NeedsImageError(
                 f"{where}: {word} needs a container image; without one FROM, WORKDIR, COPY and ENV "
                 "are understood here"
             )
@@ -77,11 +82,24 @@ def read_dockerfile(environment: Path, workdir: str | None) -> Build:
     for source, target in copies:
         relative = posixpath.relpath(target, final)
         if relative.startswith(".."):
-            raise InputError(
+            raise NeedsImageError(
                 f"{dockerfile}: COPY to {target!r} lies outside the work folder {final!r}"
             )
         placed.append((source, relative))
     return Build(final, tuple(placed), env)
+
+
+def last_workdir(environment: Path, workdir: str | None) -> str:
+    """The work folder that an image built from a Dockerfile leaves, for Dockerfiles of any kind."""
+    here = "/"
+    for number, line in _instructions(environment / "Dockerfile"):
+        word, _, rest = line.partition(" ")
+        if word.upper() == "FROM":
+            here = "/"
+        elif word.upper() == "WORKDIR":
+            name = _words(rest.strip(), f"line {number}")[0]
+            here = posixpath.normpath(posixpath.join(here, name))
+    return workdir or (here if here != "/" else WORKDIR)
 
 
 def _instructions(dockerfile: Path) -> list[tuple[int, str]]:
@@ -114,7 +132,7 @@ def _copy(environment: Path, text: str, here: str, where: str) -> list[tuple[Pat
     words = _words(text, where)
     for word in words:
         if word.startswith("--") and not word.startswith(("--chown", "--chmod")):
-            raise InputError(f"{where}: COPY {word} needs a container image")
+            raise NeedsImageError(f"{where}: COPY {word} needs a container image")
     *sources, target = [word for word in words if not word.startswith("--")]
     if not sources:
         raise InputError(f"{where}: COPY needs a source and a target")

@@ -1,8 +1,9 @@
 """Harbor-format task folders as a taskset.
 
-A folder with a ``task.toml`` is one task; any other folder is searched for such folders. The local
-workspace has no container images, so what needs one (a base image's own content, ``RUN`` …) is
-refused by the field's name; `harbor` says which fields are understood.
+A folder with a ``task.toml`` is one task; any other folder is searched for such folders. A task
+whose Dockerfile does no more than copy files runs in any workspace; one that needs an image
+(``docker_image``, ``RUN`` …) says so in its metadata, ``needs_image``, and is refused by workspaces
+without images. `harbor` says which fields are understood.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import PreparedTask, Reference, RewardSpec, Split, Task, WorkspaceSpec
 from m2gym.rewards.script import HIDDEN, LINKS, PLACE
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent, tree_digest
-from m2gym.tasksets.dockerfile import Build, read_dockerfile
+from m2gym.tasksets.dockerfile import Build, NeedsImageError, last_workdir, read_dockerfile
 from m2gym.tasksets.harbor import Settings, read_settings
 from m2gym.tasksets.measure import pack
 from m2gym.tasksets.memory import copied, copy, pytest_box
@@ -31,6 +32,7 @@ class _Folder:
     settings: Settings
     build: Build
     task: Task
+    needs_image: str = ""
 
 
 class FolderTaskset:
@@ -92,6 +94,9 @@ class FolderTaskset:
         mounts, env = pytest_box(task, workdir, self.cache, self.progress)
         spec = WorkspaceSpec(
             root=self._root(folder),
+            image=folder.settings.image,
+            build=_dockerfile_folder(folder),
+            needs_image=bool(folder.needs_image),
             workdir=workdir,
             mounts=mounts,
             links=dict(LINKS),
@@ -132,7 +137,12 @@ def _read(folder: Path, task_id: str) -> _Folder:
     for needed in ("instruction.md", "tests"):
         if not (folder / needed).exists():
             raise InputError(f"{folder}: a task folder holds {needed}, this one does not")
-    build = read_dockerfile(folder / "environment", settings.workdir)
+    needs = f"docker_image = {settings.image!r}" if settings.image else ""
+    try:
+        build = read_dockerfile(folder / "environment", settings.workdir)
+    except NeedsImageError as error:
+        needs = needs or str(error)
+        build = Build(last_workdir(folder / "environment", settings.workdir))
     task = Task(
         id=task_id,
         instruction=(folder / "instruction.md").read_text(encoding="utf-8"),
@@ -140,9 +150,17 @@ def _read(folder: Path, task_id: str) -> _Folder:
         limits=settings.limits,
         network=settings.network,
         env=settings.env,
-        metadata=settings.metadata,
+        metadata={**settings.metadata, **({"needs_image": needs} if needs else {})},
     )
-    return _Folder(folder, settings, build, task)
+    return _Folder(folder, settings, build, task, needs)
+
+
+def _dockerfile_folder(folder: _Folder) -> Path | None:
+    """What an image is built from; a ready image goes before a Dockerfile."""
+    environment = folder.path / "environment"
+    if folder.settings.image or not (environment / "Dockerfile").exists():
+        return None
+    return environment.resolve()
 
 
 def _reward(folder: Path, settings: Settings) -> RewardSpec:

@@ -37,7 +37,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
 
 _REFUSED: dict[str, tuple[str, ...]] = {
     "": ("steps",),
-    "environment": ("docker_image", "gpus", "gpu_types", "allowed_hosts", "healthcheck",
+    "environment": ("gpus", "gpu_types", "allowed_hosts", "healthcheck",
                     "mcp_servers", "skills_dir", "tpu"),
     "agent": ("network_mode", "allowed_hosts"),
     "verifier": ("environment", "allowed_hosts", "collect", "service"),
@@ -55,6 +55,7 @@ class Settings:
     limits: Limits
     network: Network
     workdir: str | None = None
+    image: str | None = None
     env: dict[str, str] = field(default_factory=dict)
     verifier_env: dict[str, str] = field(default_factory=dict)
     solution_env: dict[str, str] = field(default_factory=dict)
@@ -99,10 +100,7 @@ class _Reader:
                     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
                     raise InputError(f"{where} has no field {key!r}; {hint}")
                 if key in _REFUSED.get(name, ()) and value not in (0, "", [], {}, None):
-                    raise InputError(
-                        f"{where} the field {key!r} = {value!r:.80} is not supported without "
-                        "container images"
-                    )
+                    raise InputError(f"{where} the field {key!r} = {value!r:.80} is not supported")
         for name in ("agent", "verifier"):
             user = self.table(name).get("user")
             if user not in (None, "root", "agent", 0):
@@ -143,6 +141,7 @@ class _Reader:
             limits=limits,
             network=self._network(),
             workdir=workdir,
+            image=environment.get("docker_image") or None,
             env=self._env("environment"),
             verifier_env=self._env("verifier"),
             solution_env=self._env("solution"),

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import os
+import posixpath
 import stat
 import sys
 import tarfile
@@ -33,7 +34,9 @@ git. Where it is not there, the official Python image of this interpreter's vers
 BUILD_SECONDS = 1800
 """How long building from a Dockerfile may take; the project's choice."""
 
-_FORM = "1"
+_FORM = "2"
+"""Changes with what is laid over an image, so that older ones are not used."""
+
 _AREAS = {HOMES["agent"]: AGENT, HOMES["grader"]: GRADER}
 _MODES = {HOMES["agent"]: 0o755, HOMES["grader"]: 0o700}
 _locks: dict[str, threading.Lock] = {}
@@ -135,8 +138,10 @@ def _lay_over(engine: Engine, base: str, spec: WorkspaceSpec, name: str) -> None
     made = ask(what, engine.api.create_container, base, command=["-"], entrypoint=["-"])
     try:
         people = {file: _read(engine, made["Id"], f"/etc/{file}") for file in ("passwd", "group")}
-        with tempfile.TemporaryFile() as layer:
-            write_layer(layer, spec, people)
+        with tempfile.TemporaryFile() as layer, tempfile.TemporaryFile() as work:
+            if spec.image is not None or spec.build is not None:
+                _take(engine, made["Id"], spec.workdir, work)
+            write_layer(layer, spec, people, work)
             layer.seek(0)
             ask(what, engine.api.put_archive, made["Id"], "/", layer)
         repository, tag = name.split(":")
@@ -160,8 +165,27 @@ def _read(engine: Engine, container: str, path: str) -> str:
             return "" if file is None else file.read().decode("utf-8", "replace")
 
 
-def write_layer(out: IO[bytes], spec: WorkspaceSpec, people: dict[str, str]) -> None:
-    """A tar of what a box needs over its image: users, homes, links and the task's files."""
+def _take(engine: Engine, container: str, path: str, out: IO[bytes]) -> None:
+    """Write a folder of a container as a tar; nothing where there is none."""
+    import docker
+
+    with failures(f"reading {path} of an image"):
+        try:
+            parts, _ = engine.api.get_archive(container, path)
+        except docker.errors.NotFound:
+            return
+        for part in parts:
+            out.write(part)
+    out.seek(0)
+
+
+def write_layer(
+    out: IO[bytes], spec: WorkspaceSpec, people: dict[str, str], work: IO[bytes]
+) -> None:
+    """A tar of what a box needs over its image: users, homes, links and the task's files.
+
+    ``work`` holds the image's own work folder as a tar (or nothing): it becomes the agent's.
+    """
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file, text in people.items():
             _add(tar, f"/etc/{file}", data=_with_users(file, text).encode())
@@ -172,8 +196,24 @@ def write_layer(out: IO[bytes], spec: WorkspaceSpec, people: dict[str, str]) -> 
             info = _info(path, 0, 0o777, tarfile.SYMTYPE)
             info.linkname = target
             tar.addfile(info)
+        _give_to_agent(tar, work, spec.workdir)
         if spec.root is not None:
             _add_tree(tar, spec.root, spec.workdir)
+
+
+def _give_to_agent(tar: tarfile.TarFile, work: IO[bytes], workdir: str) -> None:
+    if work.read(1) == b"":
+        return
+    work.seek(0)
+    top = posixpath.dirname(workdir.strip("/"))
+    with tarfile.open(fileobj=work) as source:
+        for member in source:
+            member.name = posixpath.join(top, member.name)
+            if member.islnk():
+                member.linkname = posixpath.join(top, member.linkname)
+            member.uid = member.gid = AGENT
+            member.uname = member.gname = ""
+            tar.addfile(member, source.extractfile(member) if member.isreg() else None)
 
 
 def _with_users(file: str, text: str) -> str:

@@ -1,15 +1,19 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import m2gym.rewards  # noqa: F401  (registers the reward functions)
-from m2gym.core.errors import InputError, UnknownIdError, VerifierError
+from m2gym.core.errors import CapabilityError, InputError, UnknownIdError, VerifierError
 from m2gym.core.task import RewardSpec, WorkspaceSpec
 from m2gym.core.workspace import Workspace
+from m2gym.envs.catalog import env_entry
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.folder import FolderTaskset
 from m2gym.tasksets.measure import verdicts
+from m2gym.workspaces import make_workspace
+from tests.workspaces.engine import need_engine
 
 MakeBox = Callable[[WorkspaceSpec], Workspace]
 
@@ -140,7 +144,6 @@ def _environment(line: str) -> str:
     ("toml", "message"),
     [
         (_environment("gpus = 1"), r"\[environment\] the field 'gpus' = 1 is not supported"),
-        (_environment('docker_image = "x:1"'), r"the field 'docker_image'"),
         (_environment('allowed_hosts = ["a.example"]'), r"the field 'allowed_hosts'"),
         (_environment("healthcheck = {command = 'x'}"), r"the field 'healthcheck'"),
         (TOML.replace('"no-network"', '"allowlist"'), r"'network_mode' = 'allowlist'"),
@@ -175,20 +178,76 @@ def test_a_field_without_effect_is_accepted(tmp_path: Path, value: str) -> None:
 @pytest.mark.parametrize(
     ("dockerfile", "message"),
     [
-        ("FROM x\nRUN apt-get update\n", r"line 2: RUN needs a container image"),
-        ("FROM x\n# note\nADD a /app/\n", r"line 3: ADD needs a container image"),
-        ("FROM x\nWORKDIR /app\nCOPY start.txt /etc/\n", r"outside the work folder '/app'"),
         ("FROM x\nWORKDIR /app\nCOPY ../task.toml .\n", r"outside the environment folder"),
         ("FROM x\nWORKDIR /app\nCOPY absent .\n", r"there is no such file"),
-        ("FROM x\nWORKDIR /app\nCOPY --from=y a .\n", r"--from=y needs a container image"),
     ],
 )
-def test_a_dockerfile_that_needs_an_image_is_refused_by_line(
+def test_a_dockerfile_that_is_wrong_is_refused_by_line(
     tmp_path: Path, dockerfile: str, message: str
 ) -> None:
     harbor(tmp_path / "t", **{"environment/Dockerfile": dockerfile})
     with pytest.raises(InputError, match=message):
         FolderTaskset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "message"),
+    [
+        ("FROM x\nWORKDIR /app\nRUN apt-get update\n", r"line 3: RUN needs a container image"),
+        ("FROM x\n# note\nADD a /app/\n", r"line 3: ADD needs a container image"),
+        ("FROM x\nWORKDIR /app\nCOPY start.txt /etc/\n", r"outside the work folder '/app'"),
+        ("FROM x\nWORKDIR /app\nCOPY --from=y a .\n", r"--from=y needs a container image"),
+    ],
+)
+def test_what_needs_an_image_is_said_and_refused_by_boxes_without(
+    tmp_path: Path, cache: Cache, dockerfile: str, message: str
+) -> None:
+    folder = harbor(tmp_path / "t", **{"environment/Dockerfile": dockerfile})
+    taskset = FolderTaskset(tmp_path, cache=cache)
+    assert re.search(message, taskset.task("t").metadata["needs_image"])
+    spec = taskset.prepare(taskset.task("t")).workspace
+    assert (spec.build, spec.workdir, spec.root) == (folder / "environment", "/app", None)
+    with pytest.raises(CapabilityError, match="image"):
+        make_workspace(spec, "process")
+
+
+def test_a_ready_image_goes_before_the_dockerfile(tmp_path: Path, cache: Cache) -> None:
+    harbor(tmp_path / "t", _environment('docker_image = "x:1"'))
+    taskset = FolderTaskset(tmp_path, cache=cache)
+    spec = taskset.prepare(taskset.task("t")).workspace
+    assert (spec.image, spec.build, spec.needs_image) == ("x:1", None, True)
+
+
+def test_the_environment_takes_a_path(tmp_path: Path) -> None:
+    harbor(tmp_path / "tasks" / "hello")
+    assert env_entry("harbor").taskset(path=tmp_path).ids("test") == ["tasks/hello"]
+    assert env_entry(f"harbor:{tmp_path}").taskset().ids("test") == ["tasks/hello"]
+    with pytest.raises(InputError, match="path=FOLDER"):
+        env_entry("harbor").taskset()
+
+
+INSTALLS = """FROM m2gym-base
+WORKDIR /app
+COPY start.txt notes/ ./
+RUN printf '#!/bin/sh\\necho from the image\\n' > /usr/local/bin/tool
+RUN chmod 755 /usr/local/bin/tool
+"""
+
+
+async def test_a_task_that_installs_something_runs_in_docker(tmp_path: Path, cache: Cache) -> None:
+    need_engine()
+    script = 'if [ "$(cat out.txt)" = "$(tool)" ]; then r=1; else r=0; fi\n' + (
+        "echo $r > /logs/verifier/reward.txt"
+    )
+    files = {"environment/Dockerfile": INSTALLS, "solution/solve.sh": "tool > out.txt; rm n.txt"}
+    taskset = FolderTaskset(harbor(tmp_path / "t", script=script, **files), cache=cache)
+    prepared = taskset.prepare(taskset.task("t"))
+
+    def docker_box(spec: WorkspaceSpec) -> Workspace:
+        return make_workspace(spec, "docker")
+
+    assert await verdicts(prepared, docker_box, gold=True, runs=1) == [1.0]
+    assert await verdicts(prepared, docker_box, gold=False, runs=1) == [0.0]
 
 
 def test_older_spellings_are_read(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def test_a_success_is_told_and_a_shared_box_exempt(record) -> None:  # type: ign
 def test_no_attack_on_a_harbor_script_earns_anything(tmp_path: Path, workspace: str) -> None:
     import m2gym
 
-    folder = harbor(tmp_path / "hello")
+    dockerfile = "FROM m2gym-base\nWORKDIR /app\nCOPY start.txt notes/ ./\n"
+    folder = harbor(tmp_path / "hello", **{"environment/Dockerfile": dockerfile})
     m2gym.register("harbor-attacked", tasks=folder)
     names = ["links", "reward_huge", "reward_rewriter", "shims", "survivor"]
     try:
