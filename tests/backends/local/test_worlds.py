@@ -1,0 +1,95 @@
+import asyncio
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from m2gym.backends.local import nano_icrl  # noqa: E402
+from m2gym.backends.local.backend import rollouts_of  # noqa: E402
+from m2gym.backends.local.experts import padded_experts, use_padded  # noqa: E402
+from m2gym.backends.local.gguf import model_folder  # noqa: E402
+from m2gym.backends.local.worlds import WorldRollouts  # noqa: E402
+from m2gym.backends.train_config import TrainConfig  # noqa: E402
+from m2gym.core.errors import InputError  # noqa: E402
+from m2gym.models import nano  # noqa: E402
+from m2gym.models.nano.shape import SHAPE, build  # noqa: E402
+from m2gym.tasksets.tool_worlds.taskset import tool_worlds  # noqa: E402
+
+WORLD = {"world": 5, "questions": 16}
+
+
+@pytest.fixture(scope="module")
+def ready():
+    hooked, format = nano_icrl.start()
+    engine = nano_icrl.engine_of(hooked, format)
+    yield hooked, format, engine
+    engine.close()
+
+
+def test_padded_experts_are_transformers_own():
+    torch.manual_seed(0)
+    model = build(SHAPE)
+    block = model.model.layers[0].mlp.experts
+    state = torch.randn(9, SHAPE["hidden_size"], requires_grad=True)
+    index = torch.stack([torch.randperm(16)[:2] for _ in range(9)])
+    weight = torch.rand(9, 2)
+    own = block(state, index, weight)
+    ours = padded_experts(block, state, index, weight)
+    assert torch.allclose(own, ours, atol=1e-6)
+    grads = [torch.autograd.grad(out.square().sum(), state)[0] for out in (own, ours)]
+    assert torch.allclose(*grads, atol=1e-6)
+    assert use_padded(model)
+
+
+def test_the_shipped_model_learns_in_context_and_knows_nothing_before(ready):
+    hooked, format, engine = ready
+    rollouts = nano_icrl.rollouts_of(tool_worlds(**WORLD), format, [0])
+    found = [asyncio.run(nano_icrl.success(engine, rollouts, n, asked=16)) for n in (0, 3)]
+    assert found[0] <= 0.1
+    assert found[1] >= 0.8
+    assert nano_icrl.nats(hooked, rollouts, 0, 4) > 5 > nano_icrl.nats(hooked, rollouts, 3, 4)
+
+
+def test_an_episode_keeps_the_prompt_without_examples(ready):
+    _, format, engine = ready
+    rollouts = nano_icrl.rollouts_of(tool_worlds(**WORLD), format, [3, 0])
+    task = rollouts.tasks[0]
+    sampling = nano_icrl.Sampling(max_tokens=40, seed=1)
+    episode = asyncio.run(rollouts.episode(engine, task, "k", sampling))
+    assert list(episode.completions[0].prompt_ids) == rollouts.prompt(task, 3)
+    assert json.loads(episode.extra["zero_prompt"]) == rollouts.prompt(task, 0)
+    rollouts.at_stage(1)
+    episode = asyncio.run(rollouts.episode(engine, task, "l", sampling))
+    assert list(episode.completions[0].prompt_ids) == rollouts.prompt(task, 0)
+    held = asyncio.run(rollouts.episode(engine, rollouts.held_out[0], "m", sampling))
+    assert "zero_prompt" not in held.extra
+
+
+def test_the_answer_alone_is_judged(ready):
+    _, format, _ = ready
+    rollouts = nano_icrl.rollouts_of(tool_worlds(**WORLD), format, [0])
+    task = rollouts.tasks[0]
+    right = rollouts.questions.episode(rollouts.world, 0).call
+    ids = format.spell(f"use it\n</think>\n\n{right}[e~[")
+    assert rollouts.judged(task, ids) == (1.0, 1.0)
+    assert rollouts.judged(task, format.spell(right)) == (0.0, 0.0)
+    assert rollouts.judged(task, [*rollouts.prompt(task, 3)[:-3]])[1] == 0.0
+
+
+def test_a_configuration_says_the_examples_of_each_stage(ready, tmp_path):
+    _, format, _ = ready
+    config = nano_icrl.config_of("3-2-0", WORLD, 0, tmp_path)
+    made = rollouts_of(config, format, 2048)
+    assert isinstance(made, WorldRollouts)
+    assert list(made.shots) == [3, 2, 0]
+    shipped = TrainConfig.load("examples/icrl_m2_nano.yaml")
+    assert model_folder(shipped.model) == str(nano.folder())
+    with pytest.raises(InputError, match="3-2-0"):
+        nano_icrl.config_of("3-2", WORLD, 0, tmp_path)
+
+
+def test_arms_have_the_same_budget():
+    spent = {sum(steps for _, steps, _ in arm) for arm in nano_icrl.ARMS.values() if arm}
+    assert len(spent) == 1
