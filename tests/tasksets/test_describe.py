@@ -66,3 +66,51 @@ def test_backticks_in_values_keep_the_markup_whole() -> None:
     text = describe("p", {"t": {**WRONG, "got": "'`a`'"}})
     assert text is not None
     assert "`` '`a`' ``" in text
+
+
+SHOWN = "def twice(g, n):\n    return g(n)"
+
+
+def test_a_helper_is_shown_only_where_no_other_example_does() -> None:
+    helped = {
+        **WRONG,
+        "call": "twice(f, 1)",
+        "notes": {"twice": SHOWN},
+    }
+    alone = describe("p", {"t": helped})
+    assert alone is not None
+    assert "`twice` is the caller's own:\n\n```python\n{SHOWN}\n```" in alone
+    both = describe("p", {"t": helped, "u": {**WRONG, "call": "f(22)"}})
+    assert both is not None
+    assert "```" not in both
+    assert "twice" not in both
+
+
+def test_the_same_failure_is_told_once() -> None:
+    text = describe("p", {f"t{n}": {**WRONG, "call": "f(1)"} for n in range(9)})
+    assert text is not None
+    assert text.count("f(1)") == 1
+
+
+def test_what_needs_an_explanation_is_not_mentioned_without_it() -> None:
+    facts = {f"t{n}": {**WRONG, "call": f"f({n})"} for n in range(3)}
+    facts["u"] = {**WRONG, "call": "f(text)", "origins": {"text": repr("x" * 120)}}
+    text = describe("p", facts)
+    assert text is not None
+    assert "f(text)" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "got", "expected", "said"),
+    [
+        ("['a']", "{}", "{'b': 1}", "lacks `{'b': 1}` at `['a']`"),
+        ("", "{}", "{'b': 1}", "lacks `{'b': 1}`."),
+        ("", "{'c': 2}", "{}", "has `{'c': 2}`, which does not belong there"),
+        ("", "{'c': 2}", "{'b': 1}", "`{'c': 2}` is in it, in the place of `{'b': 1}`"),
+    ],
+)
+def test_items_that_are_lacking_are_named(path: str, got: str, expected: str, said: str) -> None:
+    facts = {**WRONG, "got": f"{got} ", "expected": expected, "part": [path, got, expected]}
+    text = describe("p", {"t": facts})
+    assert text is not None
+    assert said in text
