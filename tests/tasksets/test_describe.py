@@ -79,7 +79,7 @@ def test_a_helper_is_shown_only_where_no_other_example_does() -> None:
     }
     alone = describe("p", {"t": helped})
     assert alone is not None
-    assert "`twice` is the caller's own:\n\n```python\n{SHOWN}\n```" in alone
+    assert f"`twice` is the caller's own:\n\n```python\n{SHOWN}\n```" in alone
     both = describe("p", {"t": helped, "u": {**WRONG, "call": "f(22)"}})
     assert both is not None
     assert "```" not in both
