@@ -6,11 +6,18 @@ import pytest
 from m2gym.core.errors import InputError
 from m2gym.core.trajectory import Trajectory, Usage
 from m2gym.core.verdict import Verdict
+from m2gym.report import stats
 from m2gym.report.caution import of_comparison, of_score
 from m2gym.report.flakes import flake_rate
 from m2gym.report.forecast import forecast
 from m2gym.report.stats import compare, estimate, estimate_pass, tasks_needed, wilson
 from m2gym.report.summary import summarise
+
+
+@pytest.fixture
+def few_patterns(monkeypatch):
+    """The tests' p-values are not looked at where thousands of intervals are."""
+    monkeypatch.setattr(stats, "PERMUTATIONS", 100)
 
 
 @pytest.mark.parametrize("every", [False, True])
@@ -27,7 +34,7 @@ def test_coverage_of_pass_at_k_on_1000_runs(every, tasks):
     assert 930 <= inside <= 985
 
 
-def test_coverage_of_a_comparison_on_1000_runs_and_its_false_alarms():
+def test_coverage_of_a_comparison_on_1000_runs_and_its_false_alarms(few_patterns):
     generator = np.random.default_rng(5)
     inside = alarms = seen = 0
     for _ in range(1000):
@@ -48,7 +55,7 @@ def test_coverage_of_a_comparison_on_1000_runs_and_its_false_alarms():
     assert 300 <= seen <= 900
 
 
-def test_the_detectable_difference_is_detected_four_times_of_five():
+def test_the_detectable_difference_is_detected_four_times_of_five(few_patterns):
     generator = np.random.default_rng(8)
     detectable = np.median(
         [compare_normal(generator, 0.0).detectable for _ in range(200)],
