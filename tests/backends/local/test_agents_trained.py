@@ -92,6 +92,7 @@ async def test_a_program_that_knows_only_urllib_is_trained_through_the_gateway(b
 
 
 @pytest.mark.agents
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["mini-swe-agent", "codex"])
 async def test_a_real_agent_is_trained_through_the_gateway(bwrap, tmp_path, name):
     """A random model makes no sense to it, but every call is recorded, graded and trained on."""
