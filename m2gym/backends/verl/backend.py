@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,8 +14,8 @@ from m2gym.backends.local.gguf import model_folder
 from m2gym.backends.local.metrics import Row
 from m2gym.backends.local.trainer import TrainResult
 from m2gym.backends.train_config import TrainConfig
-from m2gym.backends.verl import PLUGIN
 from m2gym.backends.verl.compose import compose
+from m2gym.backends.verl.environment import environment, prepare
 from m2gym.backends.verl.translate import fields, flat, refuse, verl_config
 from m2gym.backends.verl.versions import require_verl
 from m2gym.core.errors import InfraError, InputError
@@ -96,7 +95,7 @@ class VerlBackend:
         """verl's whole configuration for a run, checked by verl; nothing is started."""
         require_verl()
         ours = self.translated(config)
-        _environment(config.out or Path("run"))
+        prepare(config.out or Path("run"))
         return compose(ours, config)
 
 
@@ -113,19 +112,6 @@ def _context(folder: str) -> int:
     return length
 
 
-def _environment(out: Path) -> dict[str, str]:
-    """What verl's processes, this one included, read when they import verl."""
-    own = {
-        "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
-        "VERL_FILE_LOGGER_PATH": str(out / "verl.jsonl"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "RAY_DEDUP_LOGS": "1",
-    }
-    os.environ.update(own)
-    return own
-
-
 @contextmanager
 def _ray(tree: Any, out: Path, verbose: bool) -> Iterator[Any]:
     """A Ray of this run's own, gone with it."""
@@ -136,7 +122,7 @@ def _ray(tree: Any, out: Path, verbose: bool) -> Iterator[Any]:
     runtime = get_ppo_ray_runtime_env(tree)
     runtime["env_vars"] = {
         **runtime.get("env_vars", {}),
-        **_environment(out),
+        **environment(out),
         "TRANSFER_QUEUE_ENABLE": "1",
     }
     ray.init(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import m2gym
+from m2gym.backends.verl.environment import prepare
 from m2gym.backends.verl.versions import lacks
 
 
@@ -16,6 +17,7 @@ def verl_here() -> None:
     found = list(lacks())
     if found:
         pytest.skip(f"{found[0].what}; run: {found[0].mend}")
+    prepare(Path("run"))
 
 
 def config(out: Path, **own: Any) -> m2gym.TrainConfig:

@@ -14,8 +14,9 @@ from tests.backends.verl.needs import config, verl_here
 
 pytestmark = pytest.mark.verl
 
-LOSS, GRADIENTS = 1e-5, 1e-4
-"""Bounds, relative, fp32: sums in another order."""
+LOSS, GRADIENTS = 1e-4, 1e-4
+"""Bounds in fp32, absolute and relative: sums in another order, over terms of order ten (the tokens
+are random), that nearly cancel."""
 
 
 def episodes(rng: np.random.Generator) -> list[list[Any]]:
@@ -37,7 +38,7 @@ def episodes(rng: np.random.Generator) -> list[list[Any]]:
 
     groups = []
     for group in range(2):
-        prompt = rng.integers(5, 900, 20).tolist()
+        prompt = rng.integers(5, 900, 20 + group).tolist()
         members = []
         for member, reward in enumerate([1.0, 0.0, 0.25]):
             done = [completion(prompt)]
@@ -97,11 +98,12 @@ def test_loss_and_gradients_are_those_of_local(objective: str, tmp_path: Path) -
     local = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     verl_loss, verl = by_verl(cfg, groups)
-    assert verl_loss == pytest.approx(local_loss, rel=LOSS, abs=1e-7)
     assert set(local) == set(verl)
     whole = sum(float(g.double().pow(2).sum()) for g in local.values()) ** 0.5
     apart = sum(float((local[n] - verl[n]).double().pow(2).sum()) for n in local) ** 0.5
-    print(f"{objective}: loss {abs(verl_loss - local_loss):.2e}, gradients {apart / whole:.2e}")
+    told = abs(verl_loss - local_loss)
+    print(f"{objective}: loss {told:.2e}, gradients {apart / whole:.2e}")
+    assert told <= LOSS
     assert apart <= GRADIENTS * whole
 
 

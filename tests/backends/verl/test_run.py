@@ -151,12 +151,6 @@ def test_all_registrations_are_there_and_a_lost_one_is_told(tmp_path: Path) -> N
 @pytest.mark.verl
 def test_an_episode_without_a_real_reward_is_a_masked_row() -> None:
     verl_here()
-    import importlib
-
-    from m2gym.backends.verl.backend import _environment
-
-    _environment(Path("run"))
-    importlib.import_module("verl")
     import numpy as np
 
     from m2gym.backends.verl.agent_loop import outputs
