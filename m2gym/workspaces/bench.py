@@ -21,8 +21,11 @@ Row = dict[str, Any]
 
 
 def run(only: Iterable[str] | None = None) -> list[Row]:
-    """Every figure, medians of one run; ``only`` names some of `BENCHES`."""
-    wanted = list(BENCHES if only is None else only)
+    """Every figure, medians of one run; ``only`` names some of `BENCHES`.
+
+    ``docker`` needs an engine, and runs only when it is named.
+    """
+    wanted = [name for name in BENCHES if name != "docker"] if only is None else list(only)
     unknown = sorted(set(wanted) - set(BENCHES))
     if unknown:
         raise InputError(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(BENCHES)}")
@@ -213,10 +216,18 @@ async def throughput(count: int = 32, each: int = 60) -> list[Row]:
     return [_row(f"commands over {count} boxes", rate, "1/s", ">= 1300", base)]
 
 
+async def docker() -> list[Row]:
+    """Docker boxes beside the engine's exec and run."""
+    from m2gym.workspaces.docker_bench import figures
+
+    return [_row(*figure) for figure in await figures()]
+
+
 BENCHES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "commands": commands,
     "starting": starting,
     "forking": forking,
     "crowd": crowd,
     "throughput": throughput,
+    "docker": docker,
 }
