@@ -1,4 +1,4 @@
-"""How fast docker boxes are, beside the engine's own ways: ``m2gym bench workspace docker``."""
+"""How fast docker boxes are, beside the engine's own ways: ``bench.run(["docker"])``."""
 
 from __future__ import annotations
 
