@@ -18,6 +18,7 @@ import m2gym
 from m2gym.core.errors import EpisodeOverError, InfraError, InputError, UnknownIdError
 from m2gym.envs.env import WorkspaceEnv
 from tests.envs import tiny
+from tests.tasksets.test_folder import harbor
 
 pytestmark = pytest.mark.usefixtures("bwrap")
 
@@ -231,9 +232,10 @@ def test_shaping_adds_what_ends_as_the_potential_of_the_start():
 
 
 @pytest.mark.parametrize("id", ["tiny-hi", *m2gym.list_envs()])
-def test_gymnasium_finds_nothing_to_complain_about(id):
+def test_gymnasium_finds_nothing_to_complain_about(id, tmp_path):
     tiny.register()
-    env = gymnasium.make(f"m2gym/{id}-v0").unwrapped
+    settings = {"path": harbor(tmp_path / "task")} if id == "harbor" else {}
+    env = gymnasium.make(f"m2gym/{id}-v0", **settings).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env)

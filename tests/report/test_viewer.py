@@ -182,7 +182,7 @@ def test_a_trajectory_whole(show):
     page.wait_for_selector("#turn-3")
     assert "said 2" not in page.inner_text("main")
     go(page, "#/t/0/id-t0-0/steps")
-    assert "exit 1" in page.inner_text("main")
+    page.locator("main", has_text="exit 1").wait_for()
     go(page, "#/t/0/id-t0-0/tokens")
     assert page.locator(".tok .mask").count() == 12
     assert page.locator(".tok .own").count() == 8

@@ -55,7 +55,12 @@ async def test_tasks_are_judged_with_wrong_and_good_patches(
     assert again == state
     assert len(said) == 2, "what was verified is not verified again"
     name, recipe = next(iter(taskset.recipes.items()))
-    changed = {name: recipe.model_copy(update={"statement": "another"})}
+    reworded = {name: recipe.model_copy(update={"statement": "another"})}
+    await verify(reworded, folder=tmp_path, cache=wheels, say=say)
+    assert len(said) == 2, "verdicts do not depend on a statement's words"
+    changed = {
+        name: recipe.model_copy(update={"split": "train" if recipe.split != "train" else "test"})
+    }
     await verify(changed, folder=tmp_path, cache=wheels, say=say)
     assert len(said) == 3
     assert len(read_state(tmp_path)) == 2, "others keep their results"
