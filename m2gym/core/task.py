@@ -165,3 +165,11 @@ def iter_tasks(taskset: Taskset, split: Split) -> Iterator[Task]:
     """Every task of a split, in order."""
     for task_id in taskset.ids(split):
         yield taskset.task(task_id)
+
+
+def no_task_in(what: str, taskset: Taskset, split: Split) -> str:
+    """The words of the error that ``what`` has no task in ``split``, and which split has some."""
+    other: Split = "train" if split == "test" else "test"
+    found = len(taskset.ids(other))
+    rest = f"; there are {found} in {other!r}: ask for split={other!r}" if found else ""
+    return f"{what} has no task in its {split!r} split{rest}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from m2gym.core.errors import EpisodeOverError, InputError, UnknownIdError
 from m2gym.core.protocols import Action, Observation
-from m2gym.core.task import Split, Taskset
+from m2gym.core.task import Split, Taskset, no_task_in
 from m2gym.core.tools import ToolSchema
 from m2gym.core.verdict import Verdict
 from m2gym.core.workspace import Workspace
@@ -53,7 +53,7 @@ class AsyncEnv:
         self.id, self.taskset, self.split, self.workspace = id, taskset, split, workspace
         self.task_ids = tuple(taskset.ids(split))
         if not self.task_ids:
-            raise InputError(f"environment {id!r} has no task in its {split!r} split")
+            raise InputError(no_task_in(f"environment {id!r}", taskset, split))
         self.episode: WorkspaceEpisode | None = None
         self._tools, self._potential, self._gamma = tools, shaping, gamma
         self._shaping: PotentialShaping[float] | None = None

@@ -143,6 +143,7 @@ class Keyring:
             )
         child = replace(entry, session=entry.branch(name), name=name, branch=None)
         child.calls = child.refused = child.running = child.held = 0
+        child.last_error, child.seen = "", 0.0
         self._open[key] = child
         return child
 

@@ -8,7 +8,7 @@
 | the scaffold is still running at the deadline | ok, stop ``deadline`` | the verdict's |
 | the scaffold raises | agent_error | the verdict's |
 | the model's budget is used up | ok, stop ``tokens``, ``cost`` or ``context`` | the verdict's |
-| the model does not answer | infra_error | none |
+| the model does not answer, or had answered no call by the deadline | infra_error | none |
 | a box, a download or a disk fails | infra_error | none |
 | grading itself fails | verifier_error | none |
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from m2gym.core.errors import BudgetError, InfraError, VerifierError
+from m2gym.core.errors import BudgetError, InfraError, ModelError, VerifierError
 from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.task import Mount, PreparedTask, Task, Taskset
 from m2gym.core.trajectory import Trajectory
@@ -49,6 +49,9 @@ CLOSE_SECONDS = 30.0
 
 CANCEL_SECONDS = 10.0
 """How long an agent may take to end after its deadline; the project's choice."""
+
+NO_ANSWER = frozenset({"cancelled", "network", "server", "timeout", "rate_limit", "broken"})
+"""Causes of calls that ended without an answer by no fault of the agent."""
 
 Failure = Literal["infra_error", "verifier_error"]
 
@@ -218,6 +221,8 @@ async def _act_and_grade(
                 await asyncio.wait({acting}, timeout=CANCEL_SECONDS)
                 if session is not None:
                     session.end("the episode has ended")
+            if stop == "deadline":
+                _check_answered(session)
             if session is not None and session.stop is not None and stop == "exited":
                 stop = session.stop
             agent_error = _raised(acting)
@@ -249,6 +254,19 @@ async def _until_over(
         if left and min(left) <= 0:
             return
         await asyncio.wait({acting}, timeout=min(left, default=None))
+
+
+def _check_answered(session: RecordedSession | None) -> None:
+    """`ModelError` where the time ran out while the model had not answered a single call."""
+    if session is None or session.completions or not session.faults:
+        return
+    causes = {fault.cause for fault in session.faults}
+    if causes <= NO_ANSWER:
+        raise ModelError(
+            f"the model had answered none of the agent's calls when its time was over "
+            f"({', '.join(sorted(causes))}); is it reachable, and the limit long enough?",
+            cause="timeout",
+        )
 
 
 async def _graded_by_agent(episode: WorkspaceEpisode) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Model, Scaffold
-from m2gym.core.task import Mount, Split, Task, Taskset
+from m2gym.core.task import Mount, Split, Task, Taskset, no_task_in
 from m2gym.envs.catalog import env_entry
 from m2gym.models.budget import Budget
 from m2gym.rollout.artifacts import ArtifactStore
@@ -223,7 +223,7 @@ def choose(
     if len(set(ids)) != len(ids):
         raise InputError("a task is named twice; ask for attempts instead")
     if not ids:
-        raise InputError(f"taskset {taskset.name!r} has no task in its {split!r} split")
+        raise InputError(no_task_in(f"taskset {taskset.name!r}", taskset, split))
     return [taskset.task(task_id) for task_id in ids[:limit]]
 
 

@@ -91,6 +91,33 @@ def test_working_time_leaves_waiting_out():
     assert all(e.waited["model"] <= e.seconds["agent"] for e in result)
 
 
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_model_silent_until_the_deadline_is_infrastructure(answered):
+    async def agent(episode):
+        await right(episode)
+        for _ in range(2):
+            await episode.session.complete(ModelRequest([{"role": "user", "content": "x"}]))
+
+    def answer(request):
+        said.append(1)
+        return Turn(text="hm", delay=0 if len(said) <= answered else 60)
+
+    said = []
+    [episode] = run(
+        agent,
+        model=ScriptedModel(answer),
+        limit=1,
+        limits=EpisodeLimits(agent=1),
+        retries=Retries(budget=0),
+    )
+    if answered:
+        assert (episode.verdict.stop, episode.verdict.reward) == ("deadline", 1)
+    else:
+        assert (episode.verdict.status, episode.verdict.reward) == ("infra_error", None)
+        assert (episode.verdict.stop, episode.cause) == ("deadline", "model_timeout")
+        assert "answered none" in episode.error
+
+
 def test_a_box_that_does_not_open_in_time_is_infrastructure():
     [episode] = run(right, limit=1, limits=EpisodeLimits(start=1e-4), retries=Retries(budget=0))
     assert (episode.verdict.status, episode.cause) == ("infra_error", "start")
