@@ -113,7 +113,13 @@ async def run_episode(attempt: Attempt) -> Trajectory:
             with clock.phase("start"):
                 episode = await _open(attempt)
         except (InfraError, OSError) as error:
-            return _never_opened(attempt, started, clock, error)
+            return never_ran(
+                attempt,
+                error,
+                started=started,
+                seconds=clock.seconds,
+                waited=clock.waiting.totals(),
+            )
         try:
             _place_limits(episode, attempt, clock.waiting)
             answers = attempt.answers
@@ -298,9 +304,8 @@ def _roots(error: BaseException) -> Iterator[BaseException]:
         yield from _roots(error.__cause__)
 
 
-def _never_opened(
-    attempt: Attempt, started: str, clock: _Clock, error: BaseException
-) -> Trajectory:
+def never_ran(attempt: Attempt, error: BaseException, **known: Any) -> Trajectory:
+    """The record of an episode that infrastructure kept from running; ``known``: further fields."""
     return Trajectory(
         id=uuid.uuid4().hex,
         env=attempt.env.id,
@@ -311,12 +316,10 @@ def _never_opened(
         attempt=attempt.number,
         seed=attempt.seed,
         workspace=attempt.workspace,
-        started=started,
-        seconds=clock.seconds,
-        waited=clock.waiting.totals(),
         verdict=Verdict(reward=None, status="infra_error"),
         error=cause(error),
         cause=cause_word(error),
+        **known,
     )
 
 

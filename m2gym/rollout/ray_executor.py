@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import uuid
 from typing import Any
 
 from m2gym.core.errors import InfraError, InputError
 from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.trajectory import Trajectory
-from m2gym.core.verdict import Verdict
 from m2gym.rollout.artifacts import KeptArtifacts
-from m2gym.rollout.driver import Attempt
+from m2gym.rollout.driver import Attempt, never_ran
 from m2gym.rollout.limits import EpisodeLimits
 from m2gym.rollout.run_info import RunConfig
 
@@ -96,14 +94,14 @@ class RayExecutor:
             self._ray.cancel(reference, force=True)
             raise
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.RayActorError) as error:
-            return _lost(attempt, NodeLostError(_line(error)))
+            return never_ran(attempt, NodeLostError(_line(error)))
         except errors.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, (InputError, InfraError)) else None
             if isinstance(cause, InputError):
                 raise cause from None
-            return _lost(attempt, InfraError(f"the episode's process failed: {_line(error)}"))
+            return never_ran(attempt, InfraError(f"the episode's process failed: {_line(error)}"))
         except errors.RayError as error:
-            return _lost(attempt, NodeLostError(_line(error)))
+            return never_ran(attempt, NodeLostError(_line(error)))
         trajectory = Trajectory.model_validate_json(record)
         if kept is not None and attempt.keep is not None:
             owner = getattr(attempt.keep, "__self__", None)
@@ -160,22 +158,6 @@ async def _run_there(order: dict[str, Any]) -> tuple[str, bytes | None]:
         )
     )
     return trajectory.model_dump_json(), keeper.packed
-
-
-def _lost(attempt: Attempt, error: InfraError) -> Trajectory:
-    return Trajectory(
-        id=uuid.uuid4().hex,
-        env=attempt.env.id,
-        task=attempt.task.id,
-        task_hash=attempt.task.content_hash(),
-        agent=attempt.agent,
-        model=attempt.model,
-        attempt=attempt.number,
-        seed=attempt.seed,
-        verdict=Verdict(reward=None, status="infra_error"),
-        error=f"{type(error).__name__}: {error}",
-        cause=getattr(error, "cause_word", "infra"),
-    )
 
 
 def _line(error: BaseException) -> str:
