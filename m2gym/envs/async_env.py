@@ -138,10 +138,16 @@ class AsyncEnv:
             raise InputError(f"reset knows the option 'task', got {sorted(unknown)}")
         if "task" not in options:
             return self.task_ids[int(self._random.integers(len(self.task_ids)))]
-        wanted = options["task"]
+        wanted = str(options["task"])
         if wanted not in self.task_ids:
-            raise UnknownIdError(f"task of {self.id} ({self.split})", str(wanted), self.task_ids)
-        return str(wanted)
+            other: Split = "train" if self.split == "test" else "test"
+            if wanted in self.taskset.ids(other):
+                raise InputError(
+                    f"task {wanted!r} of {self.id} exists, in the split {other!r}, and this "
+                    f"environment shows {self.split!r}: m2gym.make({self.id!r}, split={other!r})"
+                )
+            raise UnknownIdError(f"task of {self.id} ({self.split})", wanted, self.task_ids)
+        return wanted
 
     async def _result(self, episode: WorkspaceEpisode, seen: Observation) -> StepResult:
         reward = seen.reward

@@ -101,9 +101,7 @@ def _run_pip(names: Sequence[tuple[str, str]], folder: Path) -> Iterator[tuple[s
                 count += 1
                 answer = json.loads(line)
                 if "error" in answer:
-                    raise DownloadError(
-                        f"{answer['file']} could not be fetched: {answer['error']}; {_hint(log)}"
-                    )
+                    raise DownloadError(f"{answer['error']}; {_hint(log)}")
                 yield answer["file"], Path(answer["path"])
         finally:
             client.kill()

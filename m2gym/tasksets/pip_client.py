@@ -14,6 +14,8 @@ import sys
 from typing import Any
 
 NEWEST = "newest"
+SHOWN = 12
+"""So many releases are named in an error."""
 
 
 def choose(candidates: list[Any], name: str) -> Any:
@@ -31,6 +33,26 @@ def wanted(candidate: Any, name: str) -> bool:
     if name.startswith("=="):
         return str(candidate.version) == name[2:] and not link.is_wheel
     return bool(link.filename == name)
+
+
+def called(project: str, name: str) -> str:
+    """What is asked for, as a person would say it."""
+    if name == NEWEST:
+        return f"the newest release of {project}"
+    if name.startswith("=="):
+        return f"the source archive of {project} {name[2:]}"
+    return f"{name} of {project}"
+
+
+def absent(project: str, name: str, found: list[Any]) -> str:
+    """Why there is nothing to fetch: no such project, no such release, or no source archive."""
+    if not found:
+        return f"the index lists no files of {project!r}"
+    if name.startswith("==") and all(str(c.version) != name[2:] for c in found):
+        listed = sorted({c.version for c in found}, reverse=True)
+        shown = ", ".join(map(str, listed[:SHOWN])) + (", …" if len(listed) > SHOWN else "")
+        return f"the index lists no release {name[2:]} of {project}; it lists {shown}"
+    return f"the index lists {len(found)} files of {project}, and not {called(project, name)}"
 
 
 def main() -> None:
@@ -56,14 +78,16 @@ def main() -> None:
                 chosen = choose(found, name)
                 link = chosen and chosen.link
                 if link is None:
-                    answer["error"] = f"the index lists {len(found)} usable files, not this one"
+                    answer["error"] = absent(project, name, found)
                 elif link.is_file:
                     answer["path"] = f"{request['folder']}/{link.filename}"
                     shutil.copyfile(link.file_path, answer["path"])
                 else:
                     answer["path"] = download(link, request["folder"])[0]
             except (PipError, OSError) as error:
-                answer["error"] = f"{type(error).__name__}: {error}"
+                answer["error"] = (
+                    f"{called(project, name)} could not be fetched: {type(error).__name__}: {error}"
+                )
             print(json.dumps(answer), file=report, flush=True)
 
 

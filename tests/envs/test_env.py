@@ -213,6 +213,20 @@ def test_forks_go_their_own_ways(env):
     right.close()
 
 
+def test_a_task_of_the_other_split_is_said_to_be_there():
+    tasks = [
+        m2gym.Task(id=split, instruction="x", metadata={"split": split})
+        for split in ("train", "test")
+    ]
+    m2gym.register("two-splits", tasks=tasks)
+    env = m2gym.make("two-splits")
+    with pytest.raises(InputError, match=r"'train' of two-splits exists, .*split='train'\)"):
+        env.reset(options={"task": "train"})
+    with pytest.raises(UnknownIdError, match="did you mean 'test'"):
+        env.reset(options={"task": "tes"})
+    env.close()
+
+
 def test_seeds_choose_the_task_and_nothing_else_does(env):
     drawn = [env.reset(seed=seed)[1]["task"] for seed in (1, 2, 3, 4, 5, 6, 7, 8)]
     assert len(set(drawn)) > 1
