@@ -24,7 +24,8 @@ import torch
 
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.sampler import Draw, check_sampling, draw
-from m2gym.backends.local.step import Piece, Step
+from m2gym.backends.local.spans import Piece
+from m2gym.backends.local.step import Step
 from m2gym.backends.local.store import Row, Shape, Store
 from m2gym.core.errors import BudgetError, InputError, ModelError
 from m2gym.core.protocols import Sampling, TokenOutput

@@ -1,7 +1,8 @@
-"""From logits to a token and its logprob, many sequences at once.
+"""The next token of each sequence, and its logprob.
 
-The logprob is that of the temperature-scaled full distribution, whatever top-k and top-p leave of
-it; of a greedy token (temperature 0) it is that of temperature 1.
+The logprob is that of the temperature-scaled full distribution, also under top-k and top-p: what
+training compares with. Temperature 0 takes the likeliest token; its logprob is that of temperature
+1.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ import torch
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Sampling
 
+BLOCK = 256
+"""Tokens whose probabilities are summed at once."""
+
+BELOW_1 = 1 - 2.0**-50
+"""A share of a sum that no rounding lifts to the whole."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -24,6 +31,11 @@ class Draw:
     top_p: float
     top_k: int
     u: float
+
+    @property
+    def cut(self) -> bool:
+        """Whether tokens are left out."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0)
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -40,35 +52,51 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def draw(logits_B_V: torch.Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[float]]:
-    """A token of each row and its logprob; logits are fp32 or wider.
+    """A token of each row and its logprob; logits are fp32 or wider."""
+    wanted = torch.tensor([[d.temperature, d.u] for d in draws], dtype=torch.float64)
+    temperature_B, u_B = wanted.to(logits_B_V.device).unbind(1)
+    token_B, logprob_B = sample(logits_B_V, temperature_B, u_B)
+    for n, how in enumerate(draws):
+        if how.cut:
+            logp_V = torch.log_softmax(logits_B_V[n] / how.temperature, -1)
+            token_B[n] = _cut(logp_V.exp(), how)
+            logprob_B[n] = logp_V[token_B[n]]
+    return token_B.tolist(), logprob_B.tolist()
 
-    A row's token depends on its own logits and ``u`` only: by the inverse of the cumulative
-    distribution, summed in float64.
+
+def sample(
+    logits_B_V: torch.Tensor, temperature_B: torch.Tensor, u_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and their logprobs, from all tokens; nothing is read back from the device.
+
+    A row's token depends on its own logits and ``u_B`` (float64) only: by the inverse of the
+    cumulative distribution, summed in float64.
     """
-    kind, device = logits_B_V.dtype, logits_B_V.device
-    scale = torch.tensor([d.temperature or 1.0 for d in draws], dtype=kind, device=device)
-    scaled_B_V = logits_B_V if bool((scale == 1).all()) else logits_B_V / scale[:, None]
+    greedy_B = temperature_B == 0
+    scale_B = torch.where(greedy_B, 1.0, temperature_B).to(logits_B_V.dtype)
+    scaled_B_V = logits_B_V / scale_B[:, None]
     lse_B = torch.logsumexp(scaled_B_V, -1)
-    token_B = torch.empty(len(draws), dtype=torch.long, device=device)
-    greedy = [n for n, d in enumerate(draws) if d.temperature == 0]
-    cut = [n for n, d in enumerate(draws) if d.temperature > 0 and (d.top_p < 1 or d.top_k)]
-    plain = [n for n, d in enumerate(draws) if d.temperature > 0 and d.top_p == 1 and not d.top_k]
-    if greedy:
-        token_B[greedy] = scaled_B_V[greedy].argmax(-1)
-    if plain:
-        rows = scaled_B_V if len(plain) == len(draws) else scaled_B_V[plain]
-        token_B[plain] = _inverse(torch.exp(rows - lse_B[plain, None]), [draws[n].u for n in plain])
-    for n in cut:
-        token_B[n] = _cut(torch.exp(scaled_B_V[n] - lse_B[n]), draws[n])
+    drawn_B = _inverse(torch.exp(scaled_B_V - lse_B[:, None]), u_B)
+    token_B = torch.where(greedy_B, scaled_B_V.argmax(-1), drawn_B)
     logprob_B = scaled_B_V.gather(1, token_B[:, None])[:, 0] - lse_B
-    return token_B.tolist(), logprob_B.clamp(max=0).tolist()
+    return token_B, logprob_B.clamp(max=0)
 
 
-def _inverse(p_B_V: torch.Tensor, u: Sequence[float]) -> torch.Tensor:
-    total_B_V = torch.cumsum(p_B_V, -1, dtype=torch.float64)
-    aim = torch.tensor(u, dtype=torch.float64, device=p_B_V.device)[:, None] * total_B_V[:, -1:]
-    found = torch.searchsorted(total_B_V, aim, right=True)[:, 0]
-    return found.clamp(max=p_B_V.shape[-1] - 1)
+def _inverse(p_B_V: torch.Tensor, u_B: torch.Tensor) -> torch.Tensor:
+    """The block in which the share ``u_B`` of the sum is reached, then the token within it."""
+    rows, size = p_B_V.shape
+    blocks = -(-size // BLOCK)
+    p_B_N_n = torch.nn.functional.pad(p_B_V, (0, blocks * BLOCK - size)).view(rows, blocks, BLOCK)
+    mass_B_N = p_B_N_n.sum(-1, dtype=torch.float64)
+    upto_B_N = mass_B_N.cumsum(-1)
+    aim_B = u_B.clamp(max=BELOW_1) * upto_B_N[:, -1]
+    block_B = torch.searchsorted(upto_B_N, aim_B[:, None], right=True).clamp(max=blocks - 1)
+    before_B = (upto_B_N - mass_B_N).gather(1, block_B)[:, 0]
+    p_B_n = p_B_N_n.gather(1, block_B[:, :, None].expand(-1, -1, BLOCK))[:, 0]
+    within_B_n = p_B_n.cumsum(-1, dtype=torch.float64)
+    left_B = torch.minimum((aim_B - before_B).clamp(min=0), within_B_n[:, -1] * BELOW_1)
+    found_B = torch.searchsorted(within_B_n, left_B[:, None], right=True)
+    return (block_B * BLOCK + found_B)[:, 0].clamp(max=size - 1)
 
 
 def _cut(p_V: torch.Tensor, how: Draw) -> torch.Tensor:
@@ -77,4 +105,5 @@ def _cut(p_V: torch.Tensor, how: Draw) -> torch.Tensor:
     if how.top_p < 1:
         before = torch.cumsum(p, -1, dtype=torch.float64) - p
         p = torch.where(before < how.top_p * float(p.sum(dtype=torch.float64)), p, 0.0)
-    return ids[_inverse(p[None], [how.u])[0]]
+    u_B = torch.tensor([how.u], dtype=torch.float64, device=p.device)
+    return ids[_inverse(p[None], u_B)[0]]

@@ -3,8 +3,8 @@
 ::
 
     row fed      node a │ node b │ long part of row 0 │ rows 1 2 3 4, a token each
-                 ───────────── causal squares ────────  one batched block over own tokens
-                 + rectangles over what lies before   + one rectangle a shared node
+                 ──────────── `Spans` ────────────────  one batched block over own tokens
+                                                      + one rectangle a shared node
 
 Keys and values are written to the store before they are attended to, layer by layer, so that a
 node and the rows below it may be fed in the same pass. No block needs a mask but the batched one.
@@ -13,49 +13,12 @@ node and the rows below it may be fed in the same pass. No block needs a mask bu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from m2gym.backends.local.attention import Block, block, merge
+from m2gym.backends.local.attention import block, merge
+from m2gym.backends.local.spans import Piece, Spans, ranges
 from m2gym.backends.local.store import Node, Row, Store
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Tokens fed to one owner in one pass: ``ids`` continue what it already holds."""
-
-    owner: Node | Row
-    ids: list[int]
-
-    @property
-    def held(self) -> int:
-        """Own tokens that the owner has keys and values of already."""
-        return self.owner.filled if isinstance(self.owner, Node) else len(self.owner.ids)
-
-    @property
-    def position(self) -> int:
-        """Position of the first token."""
-        start = self.owner.start if isinstance(self.owner, Node) else self.owner.base
-        return start + self.held
-
-    @property
-    def before(self) -> list[Node]:
-        """Nodes above the owner, from the root."""
-        if isinstance(self.owner, Row):
-            return self.owner.prefix()
-        return self.owner.path()[:-1]
-
-
-@dataclass(frozen=True)
-class _Span:
-    """A piece in the row fed: tokens ``q0`` to ``q1``."""
-
-    piece: Piece
-    q0: int
-    q1: int
-    held: int
-    before: tuple[Node, ...]
 
 
 class Step:
@@ -66,23 +29,18 @@ class Step:
 
     def __init__(self, store: Store, pieces: Sequence[Piece]) -> None:
         self.store = store
-        longs = [p for p in pieces if isinstance(p.owner, Node) or len(p.ids) > 1]
-        singles = [p for p in pieces if isinstance(p.owner, Row) and len(p.ids) == 1]
         ranks: dict[int, int] = {id(node): n for n, node in enumerate(store.nodes())}
-        singles.sort(key=lambda p: [ranks[id(node)] for node in p.before])
+        by_nodes = sorted(pieces, key=lambda p: [ranks[id(node)] for node in p.before])
+        longs = [p for p in by_nodes if isinstance(p.owner, Node) or len(p.ids) > 1]
+        singles = [p for p in by_nodes if isinstance(p.owner, Row) and len(p.ids) == 1]
         self.order = [*longs, *singles]
         self.ids = [i for piece in self.order for i in piece.ids]
         self.positions = [piece.position + n for piece in self.order for n in range(len(piece.ids))]
-        self._spans: list[_Span] = []
-        at = 0
-        for piece in longs:
-            end = at + len(piece.ids)
-            self._spans.append(_Span(piece, at, end, piece.held, tuple(piece.before)))
-            at = end
-        self._batch = _Batch(store, singles, at) if singles else None
-        rows = [p.owner for p in pieces if isinstance(p.owner, Row)]
-        need = [len(r.ids) + len(p.ids) for p, r in zip(_row_pieces(pieces), rows, strict=True)]
-        store.reserve(max(need, default=0))
+        rows = [(p.owner, p.ids) for p in pieces if isinstance(p.owner, Row)]
+        store.reserve(max((len(row.ids) + len(ids) for row, ids in rows), default=0))
+        self._spans = Spans(store, longs) if longs else None
+        start = 0 if self._spans is None else self._spans.tokens
+        self._batch = _Batch(store, singles, start) if singles else None
 
     @property
     def last(self) -> list[int]:
@@ -115,58 +73,15 @@ class Step:
         keys = k_K_T_D.shape[0]
         group = heads // keys
         q = q_H_T_D.view(keys, group, tokens, width).transpose(1, 2).reshape(keys, -1, width)
-        for span in self._spans:
-            own_k, own_v = self._own(span.piece.owner, layer)
-            own_k[:, span.held : span.held + span.q1 - span.q0] = k_K_T_D[:, span.q0 : span.q1]
-            own_v[:, span.held : span.held + span.q1 - span.q0] = v_K_T_D[:, span.q0 : span.q1]
-        parts = [
-            self._span(layer, span, q_H_T_D, k_K_T_D, v_K_T_D, q, group, scale)
-            for span in self._spans
-        ]
+        parts = []
+        if self._spans is not None:
+            self._spans.keep(layer, k_K_T_D, v_K_T_D)
+            parts.append(self._spans.attend(layer, q_H_T_D, q, k_K_T_D, v_K_T_D, scale))
         if self._batch is not None:
             parts.append(self._batch.attend(layer, q, k_K_T_D, v_K_T_D, group, scale))
         out = parts[0] if len(parts) == 1 else torch.cat([p.to(q.dtype) for p in parts], 1)
         out = out.to(q.dtype).view(keys, tokens, group, -1)
         return out.transpose(1, 2).reshape(heads, tokens, -1)
-
-    def _own(self, owner: Node | Row, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(owner, Node):
-            return owner.k[layer], owner.v[layer]
-        return self.store.k[layer][owner.slot], self.store.v[layer][owner.slot]
-
-    def _span(
-        self,
-        layer: int,
-        span: _Span,
-        q_H_T_D: torch.Tensor,
-        k_K_T_D: torch.Tensor,
-        v_K_T_D: torch.Tensor,
-        grouped: torch.Tensor,
-        group: int,
-        scale: float,
-    ) -> torch.Tensor:
-        """A causal square over the new tokens, rectangles over all before them."""
-        new = slice(span.q0, span.q1)
-        k, v = (x[:, new].repeat_interleave(group, 0)[None] for x in (k_K_T_D, v_K_T_D))
-        out, lse = block(q_H_T_D[None, :, new], k, v, scale, causal=True)
-        keys, n = k_K_T_D.shape[0], span.q1 - span.q0
-        found: Block = (
-            out[0].view(keys, group, n, -1).transpose(1, 2).reshape(keys, n * group, -1),
-            lse[0].view(keys, group, n).transpose(1, 2).reshape(keys, n * group),
-        )
-        q = grouped[None, :, span.q0 * group : span.q1 * group]
-        before = [(node.k[layer], node.v[layer]) for node in span.before]
-        if span.held:
-            own_k, own_v = self._own(span.piece.owner, layer)
-            before.append((own_k[:, : span.held], own_v[:, : span.held]))
-        for past_k, past_v in before:
-            out, lse = block(q, past_k[None], past_v[None], scale)
-            found = merge(found, (out[0], lse[0]))
-        return found[0]
-
-
-def _row_pieces(pieces: Sequence[Piece]) -> list[Piece]:
-    return [p for p in pieces if isinstance(p.owner, Row)]
 
 
 class _Batch:
@@ -195,17 +110,7 @@ class _Batch:
         kind = torch.promote_types(store.shape.dtype, torch.float32)
         mask = torch.zeros(hidden.shape, dtype=kind, device=device).masked_fill(hidden, -torch.inf)
         self.mask = None if not bool(hidden.any()) else mask[:, None, None, :]
-        self.nodes = self._ranges([row.prefix() for row in rows])
-
-    @staticmethod
-    def _ranges(paths: list[list[Node]]) -> list[tuple[Node, int, int]]:
-        """Every node with the (contiguous) rows below it."""
-        found: dict[int, tuple[Node, int, int]] = {}
-        for n, path in enumerate(paths):
-            for node in path:
-                first = found[id(node)][1] if id(node) in found else n
-                found[id(node)] = (node, first, n + 1)
-        return list(found.values())
+        self.nodes = ranges([row.prefix() for row in rows])
 
     def attend(
         self,
