@@ -18,7 +18,7 @@ True
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -260,16 +260,30 @@ def sweep(
     return rows
 
 
-def plot(rows: list[dict[str, float]], path: str | Path, title: str = "") -> None:
-    """Throughput against distribution shift, one point a window; needs matplotlib."""
+def plot(sweeps: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path) -> None:
+    """Throughput against distribution shift, of greedy's: a line a queue, a point a window.
+
+    ``sweeps``: rows of `sweep` by the queue's name. Open circle: W = 1; square: W = 0.3 N; filled
+    circle: greedy. Needs matplotlib (extra ``report``).
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([r["shift"] for r in rows], [r["throughput"] for r in rows], "o-")
-    for row in rows:
-        axes.annotate(f"W={row['window']:.0f}", (row["shift"], row["throughput"]))
-    axes.set_xlabel("distribution shift (mean Wasserstein-1 of a batch)")
-    axes.set_ylabel("items trained a unit of time")
-    axes.set_title(title)
-    figure.savefig(path)
+    for name, rows in sweeps.items():
+        points = sorted(rows, key=lambda row: row["window"])
+        x = [row["shift_of_greedy"] for row in points]
+        y = [row["of_greedy"] for row in points]
+        (line,) = axes.plot(x, y, ".-", label=name)
+        axes.plot(x[0], y[0], "o", mfc="white", color=line.get_color())
+        axes.plot(x[-1], y[-1], "o", color=line.get_color())
+        marked = min(
+            range(len(x)), key=lambda n: abs(points[n]["window"] - points[-1]["window"] * 0.3)
+        )
+        axes.plot(x[marked], y[marked], "s", color=line.get_color())
+    axes.axvline(0.5, color="grey", lw=0.8, ls=":")
+    axes.axhline(0.9, color="grey", lw=0.8, ls=":")
+    axes.set_xlabel("distribution shift of greedy's (mean Wasserstein-1 of a batch)")
+    axes.set_ylabel("throughput of greedy's")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)

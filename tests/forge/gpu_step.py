@@ -14,7 +14,8 @@ import time
 
 import torch
 
-from m2gym.forge.bench import Decoder, _parts, gradient, group, train_step
+from m2gym.forge.bench.decoder import Decoder, gradient, train_step
+from m2gym.forge.bench.samples import group, merged_row
 from m2gym.forge.layout import Layout
 from m2gym.forge.tree import build_tree
 from m2gym.kernels.tree_attention import tree_attention
@@ -34,7 +35,7 @@ def timed(model: Decoder, trees: list, repeats: int) -> tuple[float, float]:
         torch.cuda.synchronize()
         started = time.perf_counter()
         for number, tree in enumerate(trees):
-            train_step(model, *_parts(tree), number)
+            train_step(model, *merged_row(tree), number)
         torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return sorted(times)[len(times) // 2], torch.cuda.max_memory_allocated() / 2**30
@@ -69,7 +70,7 @@ def main(shared: int, own: int, members: int, measured: int) -> None:
         grads = []
         for trees in ([merged], alone):
             for number, tree in enumerate(trees):
-                train_step(model, *_parts(tree), number)
+                train_step(model, *merged_row(tree), number)
             grads.append(gradient(model).double())
         row["gradient_difference"] = float((grads[0] - grads[1]).norm() / grads[1].norm())
     print(json.dumps(row), flush=True)

@@ -75,7 +75,7 @@ def test_other_laws(law):
 
 def test_plot_writes_a_picture(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is in the extra 'report'")
-    plot(sweep(SimConfig(steps=5), [1], seeds=[0, 1]), tmp_path / "w.png")
+    plot({"small": sweep(SimConfig(steps=5), [1, 0.5], seeds=[0, 1])}, tmp_path / "w.png")
     assert (tmp_path / "w.png").stat().st_size > 1000
 
 
