@@ -12,7 +12,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Split = Literal["train", "test"]
-Network = Literal["none", "public"]
+Network = Literal["none", "public", "allowlist"]
+"""``allowlist``: only the named hosts, through a proxy of ours; nothing else leaves the box."""
+Isolation = Literal["fresh", "shared"]
+"""Where a task is judged: in a fresh box, or, where its format demands it, in the agent's own."""
 
 
 class Frozen(BaseModel):
@@ -73,6 +76,10 @@ class WorkspaceSpec(Frozen):
     )
     env: dict[str, str] = Field(default_factory=dict, description="the whole extra environment")
     network: Network = "none"
+    allowed_hosts: tuple[str, ...] = Field((), description="what an allowlist lets pass")
+    user: Literal["agent", "root"] = Field(
+        "agent", description="who runs the commands that name nobody"
+    )
     limits: Limits = Limits()
 
     @field_validator("workdir")
@@ -91,6 +98,10 @@ class RewardSpec(Frozen):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+_LATER = ("allowed_hosts", "isolation")
+"""Fields that came later: at their default they leave a task's hash as it was before them."""
+
+
 class Task(Frozen):
     """One thing to do. Frozen data; big files stay with the taskset that prepares it."""
 
@@ -100,9 +111,13 @@ class Task(Frozen):
         None, description="a folder, or path → text, that the work folder starts with"
     )
     rewards: tuple[RewardSpec, ...] = ()
-    artifacts: tuple[str, ...] = Field((".",), description="paths graded, relative to workdir")
+    artifacts: tuple[str, ...] = Field(
+        (".",), description="paths graded, relative to workdir; absolute ones lie outside of it"
+    )
     limits: Limits = Limits()
     network: Network = "none"
+    allowed_hosts: tuple[str, ...] = ()
+    isolation: Isolation = "fresh"
     env: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
@@ -110,13 +125,14 @@ class Task(Frozen):
     @classmethod
     def _inside(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
         for path in paths:
-            if path.startswith("/") or ".." in path.split("/"):
-                raise ValueError(f"artifact paths are relative to the work folder, got {path!r}")
+            if ".." in path.split("/") or (path and not path.strip("/")):
+                raise ValueError(f"an artifact is a path without '..', and not '/', got {path!r}")
         return paths
 
     def content_hash(self) -> str:
         """SHA-256 over the task's data (files of a folder are not read)."""
-        data = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        plain = {n for n in _LATER if getattr(self, n) == type(self).model_fields[n].default}
+        data = json.dumps(self.model_dump(mode="json", exclude=plain), sort_keys=True)
         return hashlib.sha256(data.encode()).hexdigest()
 
 
@@ -133,13 +149,40 @@ class PreparedTask:
     """A task with its files at hand on this machine.
 
     ``hidden`` is laid over the work folder of the *grading* box only, read from the host; nothing
-    of it, and nothing of ``reference``, is ever visible in the agent's box.
+    of it, and nothing of ``reference``, is ever visible in the agent's box. ``setup`` is run there
+    once, as root, before the agent comes. ``grading`` is what the grading box is made from, where
+    that differs. A task with ``stages`` is done stage by stage in one box; the rest of it is then
+    the first stage's.
     """
 
     task: Task
     workspace: WorkspaceSpec
     hidden: Path | None = None
     reference: Reference | None = None
+    setup: str | None = None
+    grading: WorkspaceSpec | None = None
+    stages: tuple[Stage, ...] = ()
+    strategy: Literal["mean", "final"] = "mean"
+    """Of the stages' rewards: their mean, or the last one's."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a task: what to do now, and how that is judged.
+
+    Attributes:
+        prepared: its instruction, limits, hidden files, reward and reference.
+        files: laid over the agent's work folder when it begins.
+        setup: then run there, as the agent.
+        least: numbers of its verdict (``reward``, or one that its verifier names) that must be
+            reached, or the stages after it are not begun.
+    """
+
+    name: str
+    prepared: PreparedTask
+    files: Path | None = None
+    setup: str | None = None
+    least: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

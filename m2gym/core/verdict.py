@@ -9,13 +9,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from m2gym.core.notebook import folded, table
-from m2gym.core.task import Frozen
+from m2gym.core.task import Frozen, Isolation
 
 Status = Literal["ok", "agent_error", "forged", "infra_error", "verifier_error", "cancelled"]
 Stop = Literal[
     "submitted", "exited", "deadline", "steps", "tokens", "cost", "context", "output", "loop"
 ]
-Isolation = Literal["fresh", "shared"]
 
 GRADED: frozenset[str] = frozenset({"ok", "agent_error", "forged"})
 """Statuses that carry a reward; the others carry none and are masked by trainers."""

@@ -20,6 +20,7 @@ Capability = Literal[
     "fork",
     "listen",
     "network",
+    "allowlist",
     "limits.memory",
     "limits.disk",
     "limits.processes",
@@ -138,10 +139,11 @@ class Workspace(Protocol):
         """Write a file (folders are made), owned by ``user`` (default agent)."""
         ...
 
-    async def export(self, paths: Sequence[str]) -> bytes:
+    async def export(self, paths: Sequence[str], *, base: str | None = None) -> bytes:
         """A tar of paths, taken without running anything the agent could have changed.
 
-        Member names are relative to the work folder. Missing paths are left out."""
+        Member names are relative to the work folder, or to ``base``, below which the paths lie.
+        Missing paths are left out."""
         ...
 
     async def unpack(self, tar: bytes, *, path: str = ".", user: User | None = None) -> None:

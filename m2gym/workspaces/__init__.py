@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from m2gym.core.errors import CapabilityError
+from m2gym.core.errors import CapabilityError, InputError
 from m2gym.core.registry import WORKSPACES
+from m2gym.workspaces.allowlist import Allowlist
 
 if TYPE_CHECKING:
     from m2gym.core.task import WorkspaceSpec
@@ -39,12 +40,20 @@ def check(spec: WorkspaceSpec, capabilities: frozenset[str]) -> None:
 
     Raises:
         CapabilityError: names what is missing.
+        InputError: the allowed hosts do not fit the network, or one is no host.
     """
     wanted = {
         "network": spec.network == "public",
+        "allowlist": spec.network == "allowlist",
         "image": spec.needs_image and (spec.image is not None or spec.build is not None),
         "limits.cpu": spec.limits.cpus is not None,
     }
+    if spec.network == "allowlist":
+        if not spec.allowed_hosts:
+            raise InputError("network 'allowlist' needs allowed_hosts; for none, use 'none'")
+        Allowlist(spec.allowed_hosts)
+    elif spec.allowed_hosts:
+        raise InputError(f"allowed_hosts goes with network 'allowlist', not {spec.network!r}")
     missing = sorted(name for name, asked in wanted.items() if asked and name not in capabilities)
     if missing:
         raise CapabilityError(

@@ -321,7 +321,7 @@ def _arguments(
 ) -> list[str]:
     arguments = [able.bwrap or "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-uts"]
     arguments += ["--unshare-cgroup-try", "--as-pid-1", "--hostname", "box"]
-    if spec.network == "none":
+    if spec.network != "public":
         arguments += ["--unshare-net"]
     if able.users:
         arguments += ["--cap-drop", "ALL"]

@@ -49,7 +49,7 @@ ROOT_MAY = [
 _IDS = {"root": 0, "agent": AGENT, "grader": GRADER}
 _CAPABILITIES = frozenset(
     {
-        "sandbox", "users", "listen", "network", "fork", "image",
+        "sandbox", "users", "listen", "network", "allowlist", "fork", "image",
         "limits.memory", "limits.processes", "limits.cpu",
     }
 )  # fmt: skip
@@ -129,11 +129,11 @@ class DockerWorkspace(SupervisedWorkspace):
 
     def home(self, user: User | None) -> str:
         self._id(user)
-        return HOMES[user or "agent"]
+        return HOMES[user or self.spec.user]
 
     def _id(self, user: User | None) -> int:
         try:
-            return _IDS[user or "agent"]
+            return _IDS[user or self.spec.user]
         except KeyError:
             raise InputError(f"expected user agent, grader or root, got {user!r}") from None
 
@@ -226,7 +226,7 @@ class DockerWorkspace(SupervisedWorkspace):
         settings = api.create_host_config(
             binds=binds,
             auto_remove=True,
-            network_mode="none" if self.spec.network == "none" else "bridge",
+            network_mode="bridge" if self.spec.network == "public" else "none",
             cap_drop=["ALL"],
             cap_add=ROOT_MAY,
             security_opt=["no-new-privileges"],

@@ -79,20 +79,20 @@ class Tree:
         with self._parent(path, make=(owner,)) as (parent, name):
             _put(parent, name, data, mode, owner)
 
-    def export(self, paths: Sequence[str], limit: int | None) -> bytes:
-        """A tar of paths below the work folder; missing ones are left out.
+    def export(self, paths: Sequence[str], limit: int | None, base: str | None = None) -> bytes:
+        """A tar of paths below ``base`` (default the work folder); missing ones are left out.
 
         Raises:
             TooLargeError: the files exceed ``limit`` bytes.
             TooDeepError: folders are nested deeper than `MAX_LEVELS`.
         """
-        out = io.BytesIO()
+        out, top = io.BytesIO(), base or self.workdir
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
             done: set[str] = set()
             for path in paths:
-                name = posixpath.relpath(self.absolute(path), self.workdir)
+                name = posixpath.relpath(self.absolute(path), top)
                 if name.startswith(".."):
-                    raise InputError(f"expected a path below {self.workdir}, got {path!r}")
+                    raise InputError(f"expected a path below {top}, got {path!r}")
                 try:
                     with self._parent(path, follow=False) as (parent, last):
                         _add(tar, parent, last, name, done, limit)

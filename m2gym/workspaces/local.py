@@ -45,7 +45,7 @@ _bases_guard = threading.Lock()
 def capabilities() -> frozenset[str]:
     """What a local box can do on this machine; `CapabilityError` where there can be none."""
     able = bubblewrap.require()
-    found = {"sandbox", "listen", "network", "fork", "limits.disk"}
+    found = {"sandbox", "listen", "network", "allowlist", "fork", "limits.disk"}
     if able.users:
         found.add("users")
     for controller, name in (("memory", "memory"), ("pids", "processes"), ("cpu", "cpu")):
@@ -95,11 +95,11 @@ class LocalWorkspace(SupervisedWorkspace):
         return (number, number) if self._able.users else None
 
     def home(self, user: User | None) -> str:
-        return HOMES[user or "agent"] if self._able.users else HOMES["agent"]
+        return HOMES[user or self.spec.user] if self._able.users else HOMES["agent"]
 
     def _id(self, user: User | None) -> int:
         try:
-            return _IDS[user or "agent"]
+            return _IDS[user or self.spec.user]
         except KeyError:
             raise InputError(f"expected user agent, grader or root, got {user!r}") from None
 

@@ -117,9 +117,11 @@ class MemoryWorkspace:
             raise IsADirectoryError(f"{path!r} is a folder")
         self._files[name] = _File(bytes(data), mode)
 
-    async def export(self, paths: Sequence[str]) -> bytes:
-        """A tar of paths."""
+    async def export(self, paths: Sequence[str], *, base: str | None = None) -> bytes:
+        """A tar of paths of the work folder, which is all there is."""
         self._check()
+        if base is not None:
+            raise InputError("a box in memory has its work folder only: nothing else is exported")
         wanted = [self._name(path) for path in paths]
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:

@@ -15,6 +15,7 @@ from pathlib import Path
 from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Command, ExecResult, User
+from m2gym.workspaces.allowlist import Gate
 from m2gym.workspaces.channel import Channel, Failed
 from m2gym.workspaces.files import Owner, Tree
 from m2gym.workspaces.results import TIMED_OUT, exit_code, failure
@@ -44,6 +45,8 @@ class SupervisedWorkspace:
         self._feeding: set[asyncio.Task[None]] = set()
         self._left: set[Collector] = set()
         self._starting: asyncio.Task[None] | None = None
+        self.gate: Gate | None = None
+        """The way to the allowed hosts, where the network is an allowlist."""
         self._started = self._stopped = False
 
     async def start(self) -> None:
@@ -57,13 +60,20 @@ class SupervisedWorkspace:
         if self._stopped:
             raise WorkspaceLostError("this workspace was stopped; make a new one")
         if self._starting is None:
-            self._starting = asyncio.get_running_loop().create_task(self._start())
+            self._starting = asyncio.get_running_loop().create_task(self._come_up())
         starting = self._starting
         try:
             await asyncio.shield(starting)
         finally:
             if starting.done():
                 self._starting = None
+
+    async def _come_up(self) -> None:
+        await self._start()
+        if self.spec.network == "allowlist":
+            gate = self.gate or Gate(self.spec.allowed_hosts)
+            await gate.open(await self.channel.listen(0))
+            self.gate = gate
 
     async def _start(self) -> None:
         """Bring the box up, or leave nothing of it."""
@@ -106,7 +116,7 @@ class SupervisedWorkspace:
 
     def environment(self, user: User | None, extra: Mapping[str, str] | None) -> list[bytes]:
         """The whole environment of a command: nothing of the host's is in it."""
-        name = user if user is not None and "users" in self.capabilities else "agent"
+        name = (user or self.spec.user) if "users" in self.capabilities else "agent"
         variables = {
             "PATH": PATH,
             "HOME": self.home(user),
@@ -114,6 +124,7 @@ class SupervisedWorkspace:
             "LOGNAME": name,
             "LANG": "C.UTF-8",
             "TERM": "dumb",
+            **({} if self.gate is None else self.gate.variables()),
             **self.spec.env,
             **(extra or {}),
         }
@@ -303,15 +314,16 @@ class SupervisedWorkspace:
         await self.ensure_started()
         self.tree.write(self.outside(path), data, mode, self.owner(user))
 
-    async def export(self, paths: Sequence[str]) -> bytes:
-        """A tar of paths below the work folder; `TooLargeError` beyond ``limits.disk_mb``,
-        `TooDeepError` beyond 256 folders within each other."""
+    async def export(self, paths: Sequence[str], *, base: str | None = None) -> bytes:
+        """A tar of paths below the work folder, or below ``base``; `TooLargeError` beyond
+        ``limits.disk_mb``, `TooDeepError` beyond 256 folders within each other."""
         await self.ensure_started()
         limit = self.spec.limits.disk_mb
         return await asyncio.to_thread(
             self.tree.export,
             [self.outside(path) for path in paths],
             None if limit is None else limit << 20,
+            *([] if base is None else [self.outside(base)]),
         )
 
     async def unpack(self, tar: bytes, *, path: str = ".", user: User | None = None) -> None:
@@ -337,6 +349,8 @@ class SupervisedWorkspace:
         for stream in self._left:
             stream.close()
         self._left.clear()
+        if self.gate is not None:
+            self.gate.close()
         if self._null >= 0:
             os.close(self._null)
             self._null = -1
