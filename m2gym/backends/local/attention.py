@@ -13,6 +13,11 @@ import torch
 Block = tuple[torch.Tensor, torch.Tensor]
 """Output (… x Q x D) and log-sum-exp (… x Q), the latter in float32 or wider."""
 
+HALVES = (torch.bfloat16, torch.float16)
+ALIGNED, WIDEST = 8, 256
+"""What the fused kernels of CUDA want: a number of keys and a width divisible by the first, and no
+width above the second."""
+
 FLASH_TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -40,7 +45,23 @@ def block(
             q, k, v, 0.0, causal, attn_mask=mask, scale=scale
         )
         return out, lse
+    fused = q.is_cuda and q.dtype in HALVES and q.shape[-1] == v.shape[-1] and _fits(q.shape[-1])
+    if fused and mask is None:
+        found = torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, 0.0, causal, False, scale=scale
+        )
+        return found[0], found[1][..., : q.shape[-2]]
+    if fused and mask is not None and not causal and k.shape[-2] % ALIGNED == 0:
+        bias = mask.to(q.dtype).expand(*q.shape[:-1], k.shape[-2])
+        found = torch.ops.aten._scaled_dot_product_efficient_attention(
+            q, k, v, bias, True, 0.0, False, scale=scale
+        )
+        return found[0], found[1][..., : q.shape[-2]]
     return plain_block(q, k, v, scale, causal=causal, mask=mask)
+
+
+def _fits(width: int) -> bool:
+    return width % ALIGNED == 0 and width <= WIDEST
 
 
 def plain_block(

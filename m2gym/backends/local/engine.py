@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from m2gym.backends.local.decode import Decoder
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.sampler import Draw, check_sampling, draw
 from m2gym.backends.local.spans import Piece
@@ -58,6 +59,11 @@ class _Sequence:
         behind = done - len(self.prompt)
         return self.ids[behind:] if behind >= 0 else [*self.prompt[done:], *self.ids]
 
+    def draw(self) -> Draw:
+        """How the next token is taken; uses up a random number."""
+        how = self.sampling
+        return Draw(how.temperature, how.top_p, how.top_k, self.random.random())
+
     def output(self) -> TokenOutput:
         return TokenOutput(
             tuple(self.ids), tuple(self.logprobs), tuple(self.versions), self.stop or "stop"
@@ -74,6 +80,8 @@ class LocalEngine:
         rows: sequences at once. pass_tokens: fed in one pass. kv_tokens: kept in all.
         context: tokens of prompt and answer together; the model's own when left out.
         seed: of sequences whose sampling names none.
+        fixed: decode in fixed shapes (`m2gym.backends.local.decode`), captured as CUDA graphs where
+            there is a GPU; left out, only there.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class LocalEngine:
         kv_tokens: int = KV_TOKENS,
         context: int | None = None,
         seed: int = 0,
+        fixed: bool | None = None,
     ) -> None:
         if pass_tokens < 1:
             raise InputError(f"pass_tokens is at least 1, got {pass_tokens}")
@@ -95,6 +104,10 @@ class LocalEngine:
         self.seconds = 0.0
         self.context = context or model.context
         self.store = Store(_shape(model), rows=rows, tokens=kv_tokens)
+        on_gpu = self.store.shape.device.type == "cuda"
+        self.decoder: Decoder | None = None
+        if on_gpu if fixed is None else fixed:
+            self.decoder = Decoder(model, self.store, capture=on_gpu)
         self._seeds = np.random.default_rng(seed)
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
@@ -164,7 +177,7 @@ class LocalEngine:
                 sequence.row = None
                 self._waiting.appendleft(sequence)
             self._running.clear()
-            self.store.clear()
+            self._clear()
 
     async def resume(self) -> None:
         """Go on."""
@@ -203,7 +216,7 @@ class LocalEngine:
             if self._running or self._waiting:
                 self._running.clear()
                 self._waiting.clear()
-                self.store.clear()
+                self._clear()
         return loop
 
     def _wake(self) -> None:
@@ -240,12 +253,19 @@ class LocalEngine:
                 sequence.future.set_exception(told)
         self._running.clear()
         self._waiting.clear()
+        self._clear()
+
+    def _clear(self) -> None:
         self.store.clear()
+        if self.decoder is not None:
+            self.decoder.forget()
 
     # -- in the worker thread -------------------------------------------------------------------
 
     def _pass(self) -> None:
         begun = time.perf_counter()
+        if self.model.base.training:
+            self.model.base.eval()
         self._tokens()
         self.seconds += time.perf_counter() - begun
 
@@ -253,22 +273,39 @@ class LocalEngine:
     def _tokens(self) -> None:
         """Admit, feed, sample: one token for every sequence whose prompt is through."""
         self._admit()
-        step = Step(self.store, self._pieces())
+        pieces = self._pieces()
+        if self.decoder is not None and self._only_decodes(pieces):
+            self._decode(self.decoder)
+            return
+        step = Step(self.store, pieces)
         device = self.model.device
-        training = self.model.base.training
-        self.model.base.eval()
         hidden_T_H = self.model.hidden(
             torch.tensor(step.ids, device=device),
             torch.tensor(step.positions, device=device),
             step.attend,
         )
-        self.model.base.train(training)
         step.done()
         last = dict(zip((id(piece.owner) for piece in step.order), step.last, strict=True))
         ready = [s for s in self._running if id(s.row) in last and not s.todo()]
         if ready:
             logits = self.model.logits(hidden_T_H[[last[id(s.row)] for s in ready]])
-            self._sample(ready, logits)
+            self._take(ready, *draw(logits, [s.draw() for s in ready]))
+
+    def _only_decodes(self, pieces: Sequence[Piece]) -> bool:
+        """Whether every running sequence is fed its last token, and nothing else is fed."""
+        assert self.decoder is not None
+        rows = [piece.owner for piece in pieces if isinstance(piece.owner, Row)]
+        return (
+            len(rows) == len(pieces) == len(self._running)
+            and all(len(sequence.todo()) == 1 for sequence in self._running)
+            and self.decoder.fits(rows)
+        )
+
+    def _decode(self, decoder: Decoder) -> None:
+        rows = [s.row for s in self._running if s.row is not None]
+        ids = [s.todo()[0] for s in self._running]
+        found = decoder.run(rows, ids, [s.draw() for s in self._running])
+        self._take(self._running, *found)
 
     def _admit(self) -> None:
         while self._waiting and not self.store.full:
@@ -303,12 +340,9 @@ class LocalEngine:
                 pieces.append(Piece(row, some))
         return pieces
 
-    def _sample(self, ready: list[_Sequence], logits_B_V: torch.Tensor) -> None:
-        draws = [
-            Draw(s.sampling.temperature, s.sampling.top_p, s.sampling.top_k, s.random.random())
-            for s in ready
-        ]
-        tokens, logprobs = draw(logits_B_V, draws)
+    def _take(
+        self, ready: Sequence[_Sequence], tokens: Sequence[int], logprobs: Sequence[float]
+    ) -> None:
         for sequence, token, logprob in zip(ready, tokens, logprobs, strict=True):
             sequence.ids.append(token)
             sequence.logprobs.append(logprob)

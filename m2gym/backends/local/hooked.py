@@ -110,8 +110,10 @@ class HookedModel:
         return F.linear(hidden_P_H.to(kind), weight, None if bias is None else bias.to(kind))
 
     def refresh(self) -> None:
-        """The weights have changed."""
-        self._head_fp32 = None
+        """The weights have changed; what was made of them is made anew in its place."""
+        if self._head_fp32 is not None:
+            with torch.no_grad():
+                self._head_fp32.copy_(self.head.weight)
 
     def _frozen_head(self, kind: torch.dtype) -> torch.Tensor:
         if self._head_fp32 is None:

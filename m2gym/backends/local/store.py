@@ -127,21 +127,33 @@ class Store:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything: the weights have changed."""
+        """Forget everything: the weights have changed. The memory of rows stays, so that passes
+        captured over it stay too, unless it is more than half of all there may be."""
         self.roots: list[Node] = []
         self.running: list[Row] = []
         self.kept: dict[str, Row] = {}
         self._free = list(range(self.rows))[::-1]
         self._clock = 0
-        self._resize(0, 0)
+        if not self.k or self.held > self.tokens // 2:
+            self._resize(0, 0)
 
     # -- rows -----------------------------------------------------------------------------------
 
     @property
+    def places(self) -> int:
+        """Rows there is memory for; `spare` comes after them."""
+        return self.k[0].shape[0] - 1
+
+    @property
+    def spare(self) -> int:
+        """A place that no row has, to be written to when a write must go somewhere."""
+        return self.places
+
+    @property
     def held(self) -> int:
         """Tokens there is memory for."""
-        places = self.k[0].shape[0] * self.k[0].shape[2]
-        return places + sum(len(node.ids) for node in self.nodes())
+        own = self.places * self.k[0].shape[2]
+        return own + sum(len(node.ids) for node in self.nodes())
 
     @property
     def full(self) -> bool:
@@ -189,7 +201,7 @@ class Store:
 
     def reserve(self, length: int) -> None:
         """Make room for ``length`` tokens in every row."""
-        slots, _, cap, _ = self.k[0].shape
+        slots, cap = self.places, self.k[0].shape[2]
         used = max((row.slot for row in self._rows()), default=-1) + 1
         if length > cap or used > slots:
             wide = max(cap, FIRST_LENGTH)
@@ -313,9 +325,9 @@ class Store:
             row.node.rows -= 1
 
     def _resize(self, slots: int, length: int) -> None:
-        size = (slots, self.shape.heads, length)
+        size = (slots + 1, self.shape.heads, length)
         k, v = self.shape.keys(*size), self.shape.values(*size)
         if length:
             for new, old in zip([*k, *v], [*self.k, *self.v], strict=True):
-                new[: old.shape[0], :, : old.shape[2]] = old
+                new[: old.shape[0] - 1, :, : old.shape[2]] = old[:-1]
         self.k, self.v = k, v

@@ -16,6 +16,9 @@ from m2gym.core.errors import BudgetError, InputError, ModelError  # noqa: E402
 from m2gym.core.protocols import Sampling  # noqa: E402
 from tests.backends.local.models import VOCABULARY, tiny  # noqa: E402
 
+FIXED = pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
+"""Decoding in shapes that grow, and in those that a GPU would capture."""
+
 KINDS = ["llama", "qwen3_moe", "minimax_m2"]
 
 
@@ -48,10 +51,11 @@ def close(a, b, atol=2e-4):
     np.testing.assert_allclose(a, b, atol=atol, rtol=0)
 
 
+@FIXED
 @pytest.mark.parametrize("kind", KINDS)
-async def test_greedy_and_logprobs_are_those_of_transformers(kind):
+async def test_greedy_and_logprobs_are_those_of_transformers(kind, fixed):
     model = tiny(kind)
-    engine = engine_of(model)
+    engine = engine_of(model, fixed=fixed)
     prompts = [prompt(n, n) for n in (1, 5, 40, 70)]
     outputs = await asyncio.gather(
         *(
@@ -67,10 +71,11 @@ async def test_greedy_and_logprobs_are_those_of_transformers(kind):
         assert set(out.weight_versions) == {0}
 
 
+@FIXED
 @pytest.mark.parametrize("kind", KINDS)
-async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind):
+async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind, fixed):
     model = tiny(kind)
-    engine = engine_of(model, pass_tokens=64)
+    engine = engine_of(model, pass_tokens=64, fixed=fixed)
     shots = prompt(50, 1)
     groups = [[*shots, *prompt(30, 2)], [*shots, *prompt(20, 3)], prompt(25, 4)]
     sampling = [Sampling(temperature=1.3, max_tokens=10 + 3 * m, seed=m) for m in range(4)]
@@ -87,9 +92,10 @@ async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind):
     assert engine.store.reused > 0
 
 
-async def test_a_session_goes_on_in_its_row():
+@FIXED
+async def test_a_session_goes_on_in_its_row(fixed):
     model = tiny()
-    engine = engine_of(model)
+    engine = engine_of(model, fixed=fixed)
     ids, computed = prompt(60), 0
     for turn in range(4):
         out = await engine.generate(ids, Sampling(max_tokens=9, seed=turn), session_id="s")
@@ -104,9 +110,10 @@ async def test_a_session_goes_on_in_its_row():
     assert engine.store.computed - computed <= 5 + 5 + 1, "a fork takes the history of the row"
 
 
-async def test_admission_is_continuous_and_rows_are_few():
+@FIXED
+async def test_admission_is_continuous_and_rows_are_few(fixed):
     model = tiny()
-    engine = engine_of(model, rows=3, kv_tokens=400, pass_tokens=32)
+    engine = engine_of(model, rows=3, kv_tokens=400, pass_tokens=32, fixed=fixed)
     prompts = [prompt(10 + 9 * n, n) for n in range(9)]
     outputs = await asyncio.gather(
         *(
@@ -124,11 +131,12 @@ async def test_admission_is_continuous_and_rows_are_few():
     await late
 
 
-async def test_any_mixture_of_prefixes_forks_and_turns_is_exact():
+@FIXED
+async def test_any_mixture_of_prefixes_forks_and_turns_is_exact(fixed):
     """Fragments put together at random, so that nodes are split, adopted from rows and given up."""
     rng = np.random.default_rng(5)
     model = tiny()
-    engine = engine_of(model, rows=6, kv_tokens=700, pass_tokens=40)
+    engine = engine_of(model, rows=6, kv_tokens=700, pass_tokens=40, fixed=fixed)
     fragments = [prompt(int(n), seed) for seed, n in enumerate(rng.integers(2, 45, 6))]
     known = [[]]
     for _ in range(9):
@@ -200,9 +208,10 @@ async def test_stop_ids_stop_strings_and_what_sampling_keeps():
     assert cut.ids == free.ids[: free.ids.index(free.ids[5]) + 1], "the stop id is part of it"
 
 
-async def test_top_k_and_top_p_keep_logprobs_of_the_full_distribution():
+@FIXED
+async def test_top_k_and_top_p_keep_logprobs_of_the_full_distribution(fixed):
     model = tiny()
-    engine = engine_of(model)
+    engine = engine_of(model, fixed=fixed)
     for ask in (Sampling(top_k=2, max_tokens=25), Sampling(top_p=0.3, max_tokens=25)):
         out = await engine.generate(prompt(20), ask, session_id="a")
         whole = [*prompt(20), *out.ids]
@@ -214,10 +223,11 @@ async def test_top_k_and_top_p_keep_logprobs_of_the_full_distribution():
             assert len(above) < 2 if ask.top_k else float(above.sum()) < 0.3
 
 
-async def test_a_weight_update_in_the_middle():
+@FIXED
+async def test_a_weight_update_in_the_middle(fixed):
     """Versions change within one answer, and every logprob is that of the weights it names."""
     old, new = tiny(seed=0), tiny(seed=1)
-    engine = engine_of(old)
+    engine = engine_of(old, fixed=fixed)
     asked = [
         asyncio.create_task(
             engine.generate(prompt(30), Sampling(max_tokens=60, seed=n), session_id=str(n))
@@ -239,6 +249,31 @@ async def test_a_weight_update_in_the_middle():
         whole = [*prompt(30), *out.ids]
         close(out.logprobs[:before], own_logprobs(old, whole, 30)[:before])
         close(out.logprobs[before:], own_logprobs(new, whole, 30)[before:])
+
+
+def test_a_pass_of_fixed_shape_is_used_again_for_other_rows_prompts_and_weights():
+    """What a graph would be replayed for: the same pass, with other values in the same places."""
+    model, other = tiny(seed=0), tiny(seed=1)
+    engine = engine_of(model, fixed=True)
+
+    async def ask(seed):
+        return await asyncio.gather(
+            *(
+                engine.generate(
+                    prompt(50, seed), Sampling(max_tokens=20, seed=n), session_id=f"{n}"
+                )
+                for n in range(4)
+            )
+        )
+
+    asyncio.run(ask(0))
+    passes = dict(engine.decoder._passes)
+    assert len(passes) == 1
+    engine.model.base.load_state_dict(other.state_dict())
+    asyncio.run(engine.update_weights(1))
+    for out in asyncio.run(ask(1)):
+        close(out.logprobs, own_logprobs(other, [*prompt(50, 1), *out.ids], 50))
+    assert engine.decoder._passes == passes
 
 
 async def test_abort_gives_what_there_is_and_the_others_go_on():
