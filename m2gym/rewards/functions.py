@@ -1,7 +1,8 @@
 """Reward functions: registered by name, called with the arguments they ask for by name.
 
 A function may ask for ``task``, ``prepared``, ``workspace`` (the fresh grading box), ``artifacts``,
-``trajectory``, ``grading`` (all of these, and the seed); every other argument is a parameter that
+``trajectory``, ``grading`` (all of these, and the seed); a box is made only where one asks for
+``workspace`` or ``grading``. Every other argument is a parameter that
 the task's `RewardSpec` gives.
 """
 
@@ -117,6 +118,12 @@ def check_rewards(task: Task) -> None:
         if not math.isfinite(spec.weight):
             raise InputError(f"reward {spec.name!r}: weight must be finite, got {spec.weight}")
         bind(spec, REWARDS.get(spec.name))
+
+
+def looks_at_box(task: Task) -> bool:
+    """Whether any of a task's rewards asks for a grading box: ``workspace`` or ``grading``."""
+    asked = (inspect.signature(REWARDS.get(spec.name)).parameters for spec in task.rewards)
+    return any(name in parameters for parameters in asked for name in ("workspace", "grading"))
 
 
 async def call(spec: RewardSpec, given: Mapping[str, Any]) -> Score:

@@ -4,6 +4,8 @@
                                                                          │
     pristine spec ─ fresh box, no network ─ the agent's files ─ hidden files ─ rewards ─ Verdict
 
+The fresh box is made only where a reward looks at one: rewards over artifacts alone run nothing.
+
 Infrastructure that fails raises `InfraError` and grading that fails `VerifierError`: neither is
 ever a reward. Graded code that hangs, crashes or cannot be imported scores 0, with evidence.
 """
@@ -20,13 +22,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from m2gym.core.errors import InfraError, UngradableError, VerifierError
-from m2gym.core.task import PreparedTask, WorkspaceSpec
+from m2gym.core.task import PreparedTask, Task, WorkspaceSpec
 from m2gym.core.verdict import Score, Stop, Verdict
 from m2gym.core.workspace import User, Workspace
 from m2gym.rewards.combine import combine, score_names
 from m2gym.rewards.exported import Exported, clean
 from m2gym.rewards.flags import look
-from m2gym.rewards.functions import GradedArtifacts, call, check_rewards
+from m2gym.rewards.functions import GradedArtifacts, call, check_rewards, looks_at_box
 from m2gym.rewards.grading import Grading, tree
 from m2gym.workspaces.slots import for_grading
 
@@ -50,8 +52,9 @@ async def grade(
     """The verdict of an episode whose agent worked in ``agent_box``.
 
     Every process of ``agent_box`` is killed; its files stay. ``make_box`` makes an unstarted box,
-    which is stopped here. ``seed`` chooses the decoys; without one they cannot be foretold.
-    ``keep`` is given the cleaned artifacts, in a thread, before they are judged.
+    which is stopped here; it is not called where no reward looks at a box. ``seed`` chooses the
+    decoys; without one they cannot be foretold. ``keep`` is given the cleaned artifacts, in a
+    thread, before they are judged.
 
     Raises:
         InputError: the task's rewards cannot be computed (see `check_rewards`).
@@ -63,26 +66,37 @@ async def grade(
     started = time.monotonic()
     seed = secrets.randbits(63) if seed is None else seed
     evidence: dict[str, Any] = {"seed": seed}
-    box = make_box(_fresh(prepared))
+    box = make_box(_fresh(prepared)) if looks_at_box(task) else None
+    grading = None
     limit = task.limits.grade_seconds + MARGIN
     try:
         async with asyncio.timeout(limit) as clock:
-            with for_grading():
-                starting = asyncio.ensure_future(box.start())
-            _, (exported, hidden) = await _both(starting, _export(prepared, agent_box, evidence))
-            if keep is not None:
-                await asyncio.to_thread(keep, exported)
-            await _fill(box, prepared, exported, hidden)
-            grading = Grading(
-                prepared=prepared,
-                workspace=box,
-                artifacts=GradedArtifacts(exported.files),
-                trajectory=trajectory,
-                seed=seed,
-                links=exported.links,
-                hidden=hidden,
-            )
-            scores = await _scores(grading)
+            examining = _export(prepared, agent_box, evidence, keep)
+            if box is None:
+                exported, hidden = await examining
+            else:
+                with for_grading():
+                    starting = asyncio.ensure_future(box.start())
+                _, (exported, hidden) = await _both(starting, examining)
+                await _fill(box, prepared, exported, hidden)
+            given = {
+                "task": task,
+                "prepared": prepared,
+                "artifacts": GradedArtifacts(exported.files),
+                "trajectory": trajectory,
+            }
+            if box is not None:
+                grading = Grading(
+                    prepared=prepared,
+                    workspace=box,
+                    artifacts=given["artifacts"],
+                    trajectory=trajectory,
+                    seed=seed,
+                    links=exported.links,
+                    hidden=hidden,
+                )
+                given |= {"workspace": box, "grading": grading}
+            scores = await _scores(task, given)
     except UngradableError as error:
         return _verdict(0.0, {}, "agent_error", stop, {**evidence, "error": str(error)})
     except TimeoutError as error:
@@ -90,9 +104,10 @@ async def grade(
             raise
         raise VerifierError(f"grading took longer than {limit:g} seconds") from error
     finally:
-        await box.stop()
+        if box is not None:
+            await box.stop()
     evidence["seconds"] = {
-        "tests": round(grading.seconds_tests, 4),
+        "tests": round(grading.seconds_tests, 4) if grading is not None else 0.0,
         "total": round(time.monotonic() - started, 4),
     }
     weights = [spec.weight for spec in task.rewards]
@@ -111,15 +126,27 @@ async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
 
 
 async def _export(
-    prepared: PreparedTask, agent_box: Workspace, evidence: dict[str, Any]
+    prepared: PreparedTask,
+    agent_box: Workspace,
+    evidence: dict[str, Any],
+    keep: Callable[[Exported], None] | None,
 ) -> tuple[Exported, dict[str, Path]]:
     """The agent's cleaned artifacts and the hidden files, told in ``evidence``."""
     await agent_box.kill()
     packed = await agent_box.export(list(prepared.task.artifacts))
-    hidden = await asyncio.to_thread(tree, prepared.hidden)
+    return await asyncio.to_thread(_examine, prepared, packed, evidence, keep)
+
+
+def _examine(
+    prepared: PreparedTask,
+    packed: bytes,
+    evidence: dict[str, Any],
+    keep: Callable[[Exported], None] | None,
+) -> tuple[Exported, dict[str, Path]]:
+    hidden = tree(prepared.hidden)
     evidence["hidden_paths"] = sorted(hidden)[:200]
     try:
-        exported = await asyncio.to_thread(clean, packed, hidden)
+        exported = clean(packed, hidden)
     except tarfile.TarError as error:
         raise InfraError(f"the exported artifacts are no readable tar: {error}") from error
     evidence["artifacts"] = {
@@ -128,7 +155,9 @@ async def _export(
         "dropped": len(exported.dropped),
         "first_dropped": [d for d in exported.dropped if not d.endswith("byte code")][:20],
     }
-    evidence["flags"] = await asyncio.to_thread(look, exported.files, prepared.workspace.root)
+    evidence["flags"] = look(exported.files, prepared.workspace.root)
+    if keep is not None:
+        keep(exported)
     return exported, hidden
 
 
@@ -186,16 +215,8 @@ def _pack(files: dict[str, Path]) -> bytes:
     return buffer.getvalue()
 
 
-async def _scores(grading: Grading) -> dict[str, Score]:
-    given = {
-        "task": grading.prepared.task,
-        "prepared": grading.prepared,
-        "workspace": grading.workspace,
-        "artifacts": grading.artifacts,
-        "trajectory": grading.trajectory,
-        "grading": grading,
-    }
-    specs = grading.prepared.task.rewards
+async def _scores(task: Task, given: dict[str, Any]) -> dict[str, Score]:
     return {
-        name: await call(spec, given) for name, spec in zip(score_names(specs), specs, strict=True)
+        name: await call(spec, given)
+        for name, spec in zip(score_names(task.rewards), task.rewards, strict=True)
     }

@@ -18,7 +18,7 @@ from m2gym.core.registry import WORKSPACES
 from m2gym.core.task import WorkspaceSpec
 from m2gym.workspaces import seccomp
 from m2gym.workspaces.helper import INSIDE, helper
-from m2gym.workspaces.layers import Owners
+from m2gym.workspaces.layers import Owners, overlay_options
 from m2gym.workspaces.state import State
 
 FIRST_ID = 0x6D320000
@@ -132,8 +132,7 @@ def _overlay_works(launch: list[str]) -> bool:
         for part in ("l", "u", "w", "m"):
             (folder / part).mkdir()
         (folder / "l" / "seen").touch()
-        options = f"lowerdir={folder}/l,upperdir={folder}/u,workdir={folder}/w"
-        options += "" if os.getuid() == 0 else ",userxattr"
+        options = overlay_options(f"{folder}/l", f"{folder}/u", f"{folder}/w")
         mount = [*launch, "--overlay", options, str(folder / "m")]
         works = not _attempt(mount, ["/usr/bin/env", "rm", str(folder / "m" / "seen")])
         with contextlib.suppress(OSError):

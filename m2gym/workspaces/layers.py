@@ -21,6 +21,7 @@ from pathlib import Path
 
 from m2gym.core.errors import InfraError, InputError
 from m2gym.workspaces.files import MAX_LEVELS, TooDeepError
+from m2gym.workspaces.limits import linux
 from m2gym.workspaces.state import State, full_disk, remove_tree
 
 FOLDERS = ("work", "home", "grader", "root", "tmp")
@@ -222,6 +223,17 @@ def _copy_facts(
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
 
 
+def overlay_options(lower: str, upper: str, work: str) -> str:
+    """An overlay's mount options.
+
+    A box's files need not outlive this machine, so nothing in it waits for the disk (``volatile``,
+    Linux 5.10): without it the end of a box would sync the host's whole file system.
+    """
+    own = "" if os.getuid() == 0 else ",userxattr"
+    lazy = ",volatile" if linux() >= (5, 10) else ""
+    return f"lowerdir={lower},upperdir={upper},workdir={work}{own}{lazy}"
+
+
 @dataclass
 class Stack:
     """The layers below a box, lowest first, each held once."""
@@ -272,8 +284,7 @@ class Files:
         base = self.folder.parent.parent
         lower = ":".join(str(layer.path.relative_to(base)) for layer in reversed(self.stack.layers))
         upper, work = self.upper.relative_to(base), self._work.relative_to(base)
-        user = "" if os.getuid() == 0 else ",userxattr"
-        return f"lowerdir={lower},upperdir={upper},workdir={work}{user}"
+        return overlay_options(lower, str(upper), str(work))
 
     def changed(self) -> Path:
         """The folder that holds what the box wrote."""

@@ -210,6 +210,8 @@ def make_group(name: str, limits: Limits) -> Group | None:
     folders = {key: parent / name for key, parent in where.parents.items()}
     if limits.cpus is None and where.version == 1:
         folders.pop("cpu", None)
+    if limits.memory_mb is None and where.version == 1:
+        folders.pop("memory", None)
     if limits.cpu_seconds is None:
         folders.pop("cpuacct", None)
     group = Group(where.version, folders)
@@ -254,7 +256,7 @@ def rlimits(limits: Limits, *, grouped: bool, own_namespace: bool) -> tuple[int,
     """
     processes = memory = -1
     if not grouped:
-        if limits.processes is not None and own_namespace and _linux() >= (5, 14):
+        if limits.processes is not None and own_namespace and linux() >= (5, 14):
             processes = limits.processes + OVERHEAD_TASKS
         if limits.memory_mb is not None:
             memory = limits.memory_mb << 20
@@ -263,7 +265,8 @@ def rlimits(limits: Limits, *, grouped: bool, own_namespace: bool) -> tuple[int,
     return processes, memory, size, cpu
 
 
-def _linux() -> tuple[int, ...]:
+def linux() -> tuple[int, ...]:
+    """The kernel's version, as far as two numbers."""
     return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
 
