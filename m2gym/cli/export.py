@@ -15,13 +15,15 @@ from m2gym.cli.output import note, show, show_json
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.trajectory import Trajectory
 
-FORMATS = {"atif": "documents", "parquet": "rows", "jsonl": "lines"}
+FORMATS = {"atif": "documents", "inspect": "samples", "parquet": "rows", "jsonl": "lines"}
 """Format → what is counted. ``jsonl``: the counting record of each task and attempt, a line."""
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="atif, parquet or jsonl.")] = "atif",
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="atif, inspect, parquet or jsonl.")
+    ] = "atif",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A folder (atif) or file; beside the run."),
@@ -32,17 +34,24 @@ def export(
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a run's trajectories as ATIF documents (one each), Parquet or JSON lines."""
+    """Write a run's trajectories as ATIF documents (one each), as a log that Inspect reads, as
+    Parquet or JSON lines."""
     from m2gym.rollout import load_run
 
     if format not in FORMATS:
         raise UnknownIdError("format", format, FORMATS)
-    trajectories = iter(load_run(run))
+    found = load_run(run)
+    trajectories = iter(found)
     if format == "parquet":
         from m2gym.models.parquet import write_parquet
 
         target = out or run.with_name(run.name + ".parquet")
         written = _writing(target, lambda: write_parquet(trajectories, target))
+    elif format == "inspect":
+        from m2gym.rollout.inspect_log import write_inspect
+
+        target = out or run.with_name(run.name + ".inspect.json")
+        written = _writing(target, lambda: write_inspect(found, target))
     elif format == "jsonl":
         target = out or run.with_name(run.name + ".jsonl")
         written = _writing(target, lambda: _jsonl(trajectories, target))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -190,9 +190,14 @@ def is_locked(lock: Path) -> bool:
 
 def write_whole(path: Path, text: str, *, sync: bool = True) -> None:
     """All of the text or, after any kill, nothing of it."""
+    write_parts(path, [text], sync=sync)
+
+
+def write_parts(path: Path, parts: Iterable[str], *, sync: bool = True) -> None:
+    """As `write_whole`, of a text that comes piece by piece."""
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines(parts)
         file.flush()
         if sync:
             os.fsync(file.fileno())
