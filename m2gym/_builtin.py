@@ -19,6 +19,7 @@ def register_all() -> None:
     REWARDS.register("swe-bench", "m2gym.rewards.swe_bench:swe_bench_reward")
     WORKSPACES.register("local", "m2gym.workspaces.local:LocalWorkspace")
     WORKSPACES.register("docker", "m2gym.workspaces.docker_box:DockerWorkspace")
+    WORKSPACES.register("e2b", "m2gym.workspaces.e2b_box:E2BWorkspace")
     WORKSPACES.register("files", "m2gym.workspaces.memory:MemoryWorkspace")
     WORKSPACES.register("process", "m2gym.workspaces.process:ProcessWorkspace")
     SCAFFOLDS.register("gold", "m2gym.scaffolds.gold:Gold")
