@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from m2gym.backends.local.engine import LocalEngine
-from m2gym.backends.local.experts import use_padded
 from m2gym.backends.local.gguf import model_folder
 from m2gym.backends.local.hooked import HookedModel, load_causal, set_experts
+from m2gym.backends.local.m2_layers import use_layers
 from m2gym.backends.local.metrics import Row
 from m2gym.backends.local.page import write_page
 from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
@@ -47,9 +47,9 @@ class LocalBackend:
         folder = folder / "model" if (folder / "model").is_dir() else folder
         config = LocalConfig()
         loaded = load_causal(str(folder), device=device_of(config))
-        use_padded(loaded)
         hooked = HookedModel(loaded)
         hooked.check()
+        use_layers(hooked)
         format = format_of(folder, config)
         return TokenModel(
             engine_of(hooked, format, config), format, name=spec, context=hooked.context
@@ -91,7 +91,6 @@ def prepared(model: Any, config: TrainConfig) -> HookedModel:
     """A model on its device, with adapters and recomputation where the configuration wants them."""
     local = local_config(config.backend)
     model = model.to(device_of(local))
-    use_padded(model)
     if local.experts is not None:
         set_experts(model, local.experts)
     if local.lora is not None:
@@ -101,6 +100,8 @@ def prepared(model: Any, config: TrainConfig) -> HookedModel:
         hooked.base.gradient_checkpointing_enable({"use_reentrant": False})
         if local.lora is not None:
             hooked.base.enable_input_require_grads()
+    elif local.experts is None:
+        use_layers(hooked)
     return hooked
 
 

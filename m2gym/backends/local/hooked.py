@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from m2gym.backends.local.m2_layers import M2Layers
 from m2gym.core.errors import InputError, M2GymError
 from m2gym.forge.soundness import refuse_unsound
 
@@ -77,6 +78,7 @@ class HookedModel:
         self.vocabulary = int(self.head.weight.shape[0])
         self.context = int(getattr(config, "max_position_embeddings", 0)) or None
         self._head_fp32: torch.Tensor | None = None
+        self.layers_of_m2: M2Layers | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,6 +96,8 @@ class HookedModel:
         self, ids_T: torch.Tensor, positions_T: torch.Tensor, attend: Attend | None
     ) -> torch.Tensor:
         """Last hidden states, T x H; without ``attend`` the row is one causal sequence."""
+        if self.layers_of_m2 is not None and attend is not None:
+            return self.layers_of_m2(ids_T, positions_T, attend)
         out = self.decoder(
             input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False, attend=attend
         )

@@ -20,6 +20,7 @@ from m2gym.backends.train_config import AlgorithmConfig
 from m2gym.core.errors import InfraError, InputError
 from m2gym.forge.advantages import group_advantages
 from m2gym.forge.attention import tree_attention
+from m2gym.forge.attention_chunks import chunk_attention, chunks
 from m2gym.forge.objectives import (
     Cispo,
     Gspo,
@@ -305,10 +306,13 @@ class Learner:
     ) -> Scores:
         device = model.device
         scale = self.temperature if temperature is None else temperature
+        cut = chunks(tree.layout) if device.type == "cpu" else None
 
         def attend(
             layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
         ) -> torch.Tensor:
+            if cut is not None:
+                return chunk_attention(q, k, v, cut, scale)
             return tree_attention(q, k, v, tree.layout, scale=scale, backend="rectangles")
 
         hidden_T_H = model.hidden(

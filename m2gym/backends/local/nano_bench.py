@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from m2gym.backends.local.engine import LocalEngine
-from m2gym.backends.local.experts import use_padded
 from m2gym.backends.local.hooked import HookedModel
+from m2gym.backends.local.m2_layers import use_layers
 from m2gym.core.protocols import Sampling
 from m2gym.models import nano
 
@@ -49,8 +49,8 @@ def run(batches: tuple[int, ...] = (16, 64), repeat: int = 3) -> list[dict[str, 
 
 
 def _engine(model: Any, prompts: list[list[int]]) -> Callable[[int], None]:
-    use_padded(model)
     hooked = HookedModel(model)
+    use_layers(hooked)
 
     def work(new: int) -> None:
         async def all_of_them() -> None:

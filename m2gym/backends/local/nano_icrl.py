@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from m2gym.backends.local.engine import LocalEngine
-from m2gym.backends.local.experts import use_padded
 from m2gym.backends.local.hooked import HookedModel, load_causal
 from m2gym.backends.local.learner import Learner
+from m2gym.backends.local.m2_layers import use_layers
 from m2gym.backends.local.optimiser import MasterAdamW
 from m2gym.backends.local.trainer import LocalTrainer
 from m2gym.backends.local.worlds import WorldRollouts
@@ -90,9 +90,9 @@ def config_of(arm: str, world: dict[str, Any], seed: int, out: Path) -> TrainCon
 
 def start() -> tuple[HookedModel, TurnFormat]:
     """The shipped weights, made ready for a CPU, and their chat format."""
-    model = load_causal(str(folder()), dtype=torch.float32)
-    use_padded(model)
-    return HookedModel(model), MiniMaxM2(HfTokenizer.load(folder()))
+    hooked = HookedModel(load_causal(str(folder()), dtype=torch.float32))
+    use_layers(hooked)
+    return hooked, MiniMaxM2(HfTokenizer.load(folder()))
 
 
 def engine_of(hooked: HookedModel, format: TurnFormat) -> LocalEngine:

@@ -8,13 +8,11 @@ pytest.importorskip("transformers")
 
 from m2gym.backends.local import nano_icrl  # noqa: E402
 from m2gym.backends.local.backend import rollouts_of  # noqa: E402
-from m2gym.backends.local.experts import padded_experts, use_padded  # noqa: E402
 from m2gym.backends.local.gguf import model_folder  # noqa: E402
 from m2gym.backends.local.worlds import WorldRollouts  # noqa: E402
 from m2gym.backends.train_config import TrainConfig  # noqa: E402
 from m2gym.core.errors import InputError  # noqa: E402
 from m2gym.models import nano  # noqa: E402
-from m2gym.models.nano.shape import SHAPE, build  # noqa: E402
 from m2gym.tasksets.tool_worlds.taskset import tool_worlds  # noqa: E402
 
 WORLD = {"world": 5, "questions": 16}
@@ -26,21 +24,6 @@ def ready():
     engine = nano_icrl.engine_of(hooked, format)
     yield hooked, format, engine
     engine.close()
-
-
-def test_padded_experts_are_transformers_own():
-    torch.manual_seed(0)
-    model = build(SHAPE)
-    block = model.model.layers[0].mlp.experts
-    state = torch.randn(9, SHAPE["hidden_size"], requires_grad=True)
-    index = torch.stack([torch.randperm(16)[:2] for _ in range(9)])
-    weight = torch.rand(9, 2)
-    own = block(state, index, weight)
-    ours = padded_experts(block, state, index, weight)
-    assert torch.allclose(own, ours, atol=1e-6)
-    grads = [torch.autograd.grad(out.square().sum(), state)[0] for out in (own, ours)]
-    assert torch.allclose(*grads, atol=1e-6)
-    assert use_padded(model)
 
 
 def test_the_shipped_model_learns_in_context_and_knows_nothing_before(ready):
