@@ -126,6 +126,8 @@ def applies(base: Any) -> bool:
     config = base.config
     if getattr(config, "model_type", "") != "minimax_m2" or base.device.type != "cpu":
         return False
+    if not hasattr(F, "grouped_mm"):
+        return False
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         all(p.dtype == torch.float32 for p in base.parameters())
