@@ -23,7 +23,7 @@ from m2gym.core.errors import CapabilityError, InfraError, InputError, Workspace
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import User, Workspace
 from m2gym.workspaces import slots
-from m2gym.workspaces.bubblewrap import AGENT, GRADER, HOMES
+from m2gym.workspaces.bubblewrap import HOMES
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.docker_engine import Engine, ask, engine
 from m2gym.workspaces.docker_images import environment_of, image_of
@@ -46,7 +46,6 @@ ROOT_MAY = [
 ]  # fmt: skip
 """What user 0 of a box keeps: enough for installing packages, nothing of the machine's."""
 
-_IDS = {"root": 0, "agent": AGENT, "grader": GRADER}
 _CAPABILITIES = frozenset(
     {
         "sandbox", "users", "listen", "network", "allowlist", "fork", "image",
@@ -119,23 +118,9 @@ class DockerWorkspace(SupervisedWorkspace):
         self.folder = self._state.path / "boxes" / self.name
         self.container = ""
 
-    def ids(self, user: User | None) -> tuple[int, int]:
-        number = self._id(user)
-        return number, number
-
     def owner(self, user: User | None) -> Owner:
-        number = self._first_id + self._id(user)
+        number = self._first_id + self.number(user)
         return number, number
-
-    def home(self, user: User | None) -> str:
-        self._id(user)
-        return HOMES[user or self.spec.user]
-
-    def _id(self, user: User | None) -> int:
-        try:
-            return _IDS[user or self.spec.user]
-        except KeyError:
-            raise InputError(f"expected user agent, grader or root, got {user!r}") from None
 
     def environment(self, user: User | None, extra: Mapping[str, str] | None) -> list[bytes]:
         """The image's variables, then what every box has, then the task's."""
@@ -154,13 +139,9 @@ class DockerWorkspace(SupervisedWorkspace):
         return self.folder
 
     async def _start(self) -> None:
-        try:
-            if self._slot is None:
-                self._slot = await slots.acquire()
-            await self._bring_up(await asyncio.to_thread(self._image))
-        except BaseException:
-            await asyncio.to_thread(self.stop_now)
-            raise
+        if self._slot is None:
+            self._slot = await slots.acquire()
+        await self._bring_up(await asyncio.to_thread(self._image))
 
     def _image(self) -> str:
         image = self._snapshot.image if self._snapshot else image_of(self._engine, self.spec)
@@ -324,35 +305,6 @@ class DockerWorkspace(SupervisedWorkspace):
         await self.ensure_started()
         frozen = await asyncio.to_thread(self._freeze, n)
         return [type(self)(self.spec, snapshot=frozen) for _ in range(n)]
-
-    async def stop(self) -> None:
-        """Kill and remove everything of the box; idempotent."""
-        starting = self._starting
-        if starting is not None:
-            with contextlib.suppress(InfraError, InputError, asyncio.CancelledError):
-                await starting
-        if not self._stopped:
-            self._stopped = True
-            self._end_processes()
-            await asyncio.to_thread(self._remove)
-
-    def stop_now(self) -> None:
-        """`stop` without an event loop."""
-        if not self._stopped:
-            self._stopped = True
-            self._end_processes()
-            self._remove()
-
-    def _end_processes(self) -> None:
-        if not hasattr(self, "channel") or self.channel.closed:
-            self._started = False
-            return
-        self._started = False
-        self.channel.close()
-        self._drop_streams()
-        if hasattr(self, "tree"):
-            self.tree.close()
-            del self.tree
 
     def _remove_container(self) -> None:
         name, self.container, self._upper = self.container, "", None

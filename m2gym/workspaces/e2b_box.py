@@ -41,7 +41,6 @@ START_SECONDS = 120.0
 CAPABILITIES = frozenset({"sandbox", "users", "fork", "network", "image"})
 """Processors, memory and disk are the template's, not the task's."""
 
-_IDS = {"root": 0, "agent": 1000, "grader": 1001}
 _NOT_PASSED = frozenset({"HOME", "USER", "LOGNAME", "PWD", "OLDPWD", "SHLVL", "_", "SHELL", "MAIL"})
 
 
@@ -86,16 +85,6 @@ class E2BWorkspace(SupervisedWorkspace):
         self.name = self._state.name("e")
         self.folder = self._state.path / "boxes" / self.name
 
-    def ids(self, user: User | None) -> tuple[int, int]:
-        try:
-            number = _IDS[user or "agent"]
-        except KeyError:
-            raise InputError(f"expected user agent, grader or root, got {user!r}") from None
-        return number, number
-
-    def home(self, user: User | None) -> str:
-        return "/root" if user == "root" else f"/home/{user or 'agent'}"
-
     def scratch(self) -> Path:
         return self.folder
 
@@ -106,29 +95,25 @@ class E2BWorkspace(SupervisedWorkspace):
         return super().environment(user, {"PATH": PATH, **own, **self.spec.env, **(extra or {})})
 
     async def _start(self) -> None:
+        if self._slot is None:
+            self._slot = await slots.acquire()
+        self._state.live[self.name] = self
+        with full_disk("making a box's folder"):
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.channel = Channel()
+        self.channel.lost = self._lost
+        self._remote = await asyncio.to_thread(self._bring_up)
         try:
-            if self._slot is None:
-                self._slot = await slots.acquire()
-            self._state.live[self.name] = self
-            with full_disk("making a box's folder"):
-                self.folder.mkdir(mode=0o700, exist_ok=True)
-            self.channel = Channel()
-            self.channel.lost = self._lost
-            self._remote = await asyncio.to_thread(self._bring_up)
             async with asyncio.timeout(START_SECONDS):
                 root, _ = await self.channel.hello()
-            os.close(root)
-            self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            await self._fill()
-            self._started = True
         except TimeoutError:
-            await asyncio.to_thread(self.stop_now)
             raise WorkspaceLostError(
                 f"the sandbox did not come up within {START_SECONDS:g} s"
             ) from None
-        except BaseException:
-            await asyncio.to_thread(self.stop_now)
-            raise
+        os.close(root)
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        await self._fill()
+        self._started = True
 
     def _bring_up(self) -> Remote:
         e2b, spec = sdk(), self.spec
@@ -136,7 +121,7 @@ class E2BWorkspace(SupervisedWorkspace):
             self._sandbox = e2b.Sandbox.create(
                 spec.image,
                 timeout=LEASE_SECONDS,
-                allow_internet_access=spec.network != "none",
+                allow_internet_access=spec.network == "public",
                 metadata={"m2gym": self._state.owner},
             )
             self._sandbox.files.write(f"{STORE}/agent.zip", program(), user="root")
@@ -268,31 +253,10 @@ class E2BWorkspace(SupervisedWorkspace):
             return WorkspaceLostError("this workspace was stopped")
         return WorkspaceLostError(self._remote.why() if self._remote else "the box is gone")
 
-    async def stop(self) -> None:
-        """Kill and remove everything of the box; idempotent."""
-        starting = self._starting
-        if starting is not None:
-            with contextlib.suppress(InfraError, InputError, asyncio.CancelledError):
-                await starting
-        if not self._stopped:
-            self._stopped = True
-            self._close()
-            await asyncio.to_thread(self._remove)
-
-    def stop_now(self) -> None:
-        """`stop` without an event loop."""
-        if not self._stopped:
-            self._stopped = True
-            self._close()
-            self._remove()
-
-    def _close(self) -> None:
-        self._started = False
-        if hasattr(self, "channel"):
-            self.channel.close()
-            if self._remote is None:
-                self.channel.peer.close()
-            self._drop_streams()
+    def _end_processes(self) -> None:
+        super()._end_processes()
+        if self._remote is None and hasattr(self, "channel"):
+            self.channel.peer.close()
 
     def _remove(self) -> None:
         """A service that is out of reach ends the sandbox with its lease."""

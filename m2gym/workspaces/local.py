@@ -25,7 +25,7 @@ from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import User, Workspace
 from m2gym.workspaces import bubblewrap
-from m2gym.workspaces.bubblewrap import AGENT, FIRST_ID, GRADER, HOMES
+from m2gym.workspaces.bubblewrap import FIRST_ID, HOMES
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.files import Owner, Tree
 from m2gym.workspaces.layers import Bases, Files, Stack
@@ -37,7 +37,6 @@ from m2gym.workspaces.supervised import SupervisedWorkspace
 START_SECONDS = 30.0
 """How long a box may take to come up on a crowded machine; the project's choice."""
 
-_IDS = {"root": 0, "agent": AGENT, "grader": GRADER}
 _bases: dict[str, Bases] = {}
 _bases_guard = threading.Lock()
 
@@ -86,22 +85,9 @@ class LocalWorkspace(SupervisedWorkspace):
         self.name = self._state.name("b")
         self.folder = self._state.path / "boxes" / self.name
 
-    def ids(self, user: User | None) -> tuple[int, int]:
-        number = self._id(user)
-        return (number, number) if self._able.users else (-1, -1)
-
     def owner(self, user: User | None) -> Owner:
-        number = FIRST_ID + self._id(user)
+        number = FIRST_ID + self.number(user)
         return (number, number) if self._able.users else None
-
-    def home(self, user: User | None) -> str:
-        return HOMES[user or self.spec.user] if self._able.users else HOMES["agent"]
-
-    def _id(self, user: User | None) -> int:
-        try:
-            return _IDS[user or self.spec.user]
-        except KeyError:
-            raise InputError(f"expected user agent, grader or root, got {user!r}") from None
 
     def oom_since(self) -> bool:
         if self._group is None:
@@ -113,14 +99,10 @@ class LocalWorkspace(SupervisedWorkspace):
         return self.folder
 
     async def _start(self) -> None:
-        try:
-            if self._files is None:
-                self._files = await self._make_files()
-            self._bring_up(self._files)
-            await self._hello()
-        except BaseException:
-            await asyncio.to_thread(self.stop_now)
-            raise
+        if self._files is None:
+            self._files = await self._make_files()
+        self._bring_up(self._files)
+        await self._hello()
 
     async def _make_files(self) -> Files:
         with full_disk("making a box's folder"):
@@ -240,33 +222,6 @@ class LocalWorkspace(SupervisedWorkspace):
         if self._launched is None:
             return []
         return [pid for pid in (self._launched.process.pid, self._pid) if pid > 0]
-
-    async def stop(self) -> None:
-        """Kill and remove everything of the box; idempotent."""
-        starting = self._starting
-        if starting is not None:
-            with contextlib.suppress(InfraError, asyncio.CancelledError):
-                await starting
-        if not self._stopped:
-            self._stopped = True
-            self._end_processes()
-            await asyncio.to_thread(self._remove)
-
-    def stop_now(self) -> None:
-        """`stop` without an event loop."""
-        if not self._stopped:
-            self._stopped = True
-            self._end_processes()
-            self._remove()
-
-    def _end_processes(self) -> None:
-        self._started = False
-        if self._launched is None:
-            return
-        self.channel.close()
-        self._drop_streams()
-        if self._pid > 0:
-            self.tree.close()
 
     def _wait_ended(self) -> None:
         launched, self._launched = self._launched, None

@@ -76,24 +76,20 @@ class ProcessWorkspace(SupervisedWorkspace):
 
     async def _start(self) -> None:
         files = self.folder / "files"
-        try:
-            if not self.folder.exists():
-                await asyncio.to_thread(self._make_files, files)
-            self._state.live[self.name] = self
-            self.channel = Channel()
-            self.channel.lost = self._lost
-            limits = rlimits(self.spec.limits, grouped=False, own_namespace=False)
-            command = [*helper().host, "serve", str(self.channel.peer.fileno()), *map(str, limits)]
-            self._process = self._launch(command)
-            self.channel.peer.close()
-            root, _ = await self.channel.hello()
-            self.tree = Tree(root, self.inner_workdir, [self.home(None)])
-            self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            self._started = True
-            watch(self)
-        except BaseException:
-            await asyncio.to_thread(self.stop_now)
-            raise
+        if not self.folder.exists():
+            await asyncio.to_thread(self._make_files, files)
+        self._state.live[self.name] = self
+        self.channel = Channel()
+        self.channel.lost = self._lost
+        limits = rlimits(self.spec.limits, grouped=False, own_namespace=False)
+        command = [*helper().host, "serve", str(self.channel.peer.fileno()), *map(str, limits)]
+        self._process = self._launch(command)
+        self.channel.peer.close()
+        root, _ = await self.channel.hello()
+        self.tree = Tree(root, self.inner_workdir, [self.home(None)])
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._started = True
+        watch(self)
 
     def _launch(self, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.folder / "errors").open("ab") as log:
@@ -165,25 +161,7 @@ class ProcessWorkspace(SupervisedWorkspace):
             await snapshot.discard()
         return boxes
 
-    async def stop(self) -> None:
-        """Kill the processes and remove the files; idempotent."""
-        await asyncio.to_thread(self._stop) if self._close() else None
-
-    def stop_now(self) -> None:
-        """`stop` without an event loop."""
-        if self._close():
-            self._stop()
-
-    def _close(self) -> bool:
-        if self._stopped:
-            return False
-        self._stopped, self._started = True, False
-        if self._process is not None:
-            self.channel.close()
-            self._drop_streams()
-        return True
-
-    def _stop(self) -> None:
+    def _remove(self) -> None:
         if self._process is not None:
             try:
                 self._process.wait(timeout=5)
@@ -191,7 +169,5 @@ class ProcessWorkspace(SupervisedWorkspace):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._process.pid, signal.SIGKILL)
                 self._process.wait(timeout=5)
-            if hasattr(self, "tree"):
-                self.tree.close()
         remove_tree(self.folder)
         self._state.live.pop(self.name, None)

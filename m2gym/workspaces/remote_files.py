@@ -77,7 +77,7 @@ def write(path: str, out_of: str, mode: int, owner: list[int] | None) -> None:
 
 def export(paths: list[str], limit: int | None, into: str, base: str | None) -> None:
     with _tree() as tree:
-        _put(into, tree.export(paths, limit, *([] if base is None else [base])))
+        _put(into, tree.export(paths, limit, base))
 
 
 def unpack(out_of: str, path: str, owner: list[int] | None) -> None:

@@ -9,22 +9,25 @@ import posixpath
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Command, ExecResult, User
 from m2gym.workspaces.allowlist import Gate
+from m2gym.workspaces.bubblewrap import AGENT, GRADER, HOMES
 from m2gym.workspaces.channel import Channel, Failed
 from m2gym.workspaces.files import Owner, Tree
 from m2gym.workspaces.results import TIMED_OUT, exit_code, failure
 from m2gym.workspaces.shell import PersistentShell
+from m2gym.workspaces.spawned import SupervisedProcess
 from m2gym.workspaces.state import State
-from m2gym.workspaces.streams import Collector, Sink, Source, open_pipe
+from m2gym.workspaces.streams import Collector, Sink, open_pipe
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LONG_SCRIPT = 60_000
+_NUMBERS = {"root": 0, "agent": AGENT, "grader": GRADER}
 WATCH_AFTER = 0.003
 """Seconds after which a command's output is read as it comes, not only at its end; the project's
 choice."""
@@ -69,15 +72,50 @@ class SupervisedWorkspace:
                 self._starting = None
 
     async def _come_up(self) -> None:
-        await self._start()
+        try:
+            await self._start()
+        except BaseException:
+            await asyncio.to_thread(self.stop_now)
+            raise
         if self.spec.network == "allowlist":
             gate = self.gate or Gate(self.spec.allowed_hosts)
             await gate.open(await self.channel.listen(0))
             self.gate = gate
 
     async def _start(self) -> None:
-        """Bring the box up, or leave nothing of it."""
+        """Bring the box up; whatever it raises, the box is then stopped."""
         raise WorkspaceLostError(f"the {self.kind} workspace cannot be started")
+
+    async def stop(self) -> None:
+        """Kill and remove everything of the box; idempotent."""
+        starting = self._starting
+        if starting is not None:
+            with contextlib.suppress(InfraError, InputError, asyncio.CancelledError):
+                await starting
+        if not self._stopped:
+            self._stopped = True
+            self._end_processes()
+            await asyncio.to_thread(self._remove)
+
+    def stop_now(self) -> None:
+        """`stop` without an event loop."""
+        if not self._stopped:
+            self._stopped = True
+            self._end_processes()
+            self._remove()
+
+    def _end_processes(self) -> None:
+        """Close the channel, at which the box's processes end. Its files stay."""
+        self._started = False
+        if hasattr(self, "channel"):
+            self.channel.close()
+            self._drop_streams()
+            if hasattr(self, "tree"):
+                self.tree.close()
+                del self.tree
+
+    def _remove(self) -> None:
+        """Remove what is left of a box whose processes were ended."""
 
     @property
     def running(self) -> bool:
@@ -90,16 +128,25 @@ class SupervisedWorkspace:
         with contextlib.suppress(InfraError, OSError):
             self.channel.kill_everything_later()
 
+    def number(self, user: User | None) -> int:
+        """A user's id inside a box that has several."""
+        try:
+            return _NUMBERS[user or self.spec.user]
+        except KeyError:
+            raise InputError(f"expected user agent, grader or root, got {user!r}") from None
+
     def ids(self, user: User | None) -> tuple[int, int]:
         """User and group id inside the box; -1 keeps the supervisor's."""
-        return -1, -1
+        number = self.number(user)
+        return (number, number) if "users" in self.capabilities else (-1, -1)
 
     def owner(self, user: User | None) -> Owner:
         """The same user's ids on the host."""
         return None
 
     def home(self, user: User | None) -> str:
-        return "/home/agent"
+        self.number(user)
+        return HOMES[user or self.spec.user] if "users" in self.capabilities else HOMES["agent"]
 
     def oom_since(self) -> bool:
         """Whether the kernel killed a process of the box for memory since the last call."""
@@ -354,52 +401,3 @@ class SupervisedWorkspace:
         if self._null >= 0:
             os.close(self._null)
             self._null = -1
-
-
-class SupervisedProcess:
-    """The contract's `Process`."""
-
-    def __init__(
-        self,
-        workspace: SupervisedWorkspace,
-        number: int,
-        ended: asyncio.Future[int | Failed],
-        program: str,
-        folder: str,
-        fds: tuple[int, ...],
-    ) -> None:
-        self._workspace, self._number, self._ended = workspace, number, ended
-        self._program, self._folder = program, folder
-        self._stdin, self._stdout, self._stderr = Sink(fds[0]), Source(fds[1]), Source(fds[2])
-
-    async def write(self, data: bytes) -> None:
-        """Write to its input; `BrokenPipeError` when it reads no more."""
-        await self._stdin.write(data)
-
-    async def close_stdin(self) -> None:
-        self._stdin.close()
-
-    def stdout(self) -> AsyncIterator[bytes]:
-        return self._stdout.chunks()
-
-    def stderr(self) -> AsyncIterator[bytes]:
-        return self._stderr.chunks()
-
-    async def signal(self, number: int) -> None:
-        """Send a signal to the command's process group; SIGKILL takes the whole tree."""
-        if not self._ended.done():
-            if number == 9:
-                await self._workspace.channel.kill(self._number)
-            else:
-                self._workspace.channel.signal(self._number, number)
-
-    async def wait(self) -> int:
-        """The exit code; `WorkspaceLostError` when the box died first."""
-        status = await asyncio.shield(self._ended)
-        if isinstance(status, Failed):
-            return failure(status, self._program, self._folder)[0]
-        return exit_code(status)
-
-    def __del__(self) -> None:
-        for stream in (self._stdin, self._stdout, self._stderr):
-            stream.close()
