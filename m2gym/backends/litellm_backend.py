@@ -104,6 +104,7 @@ class LiteLLMModel:
                 "openai/gpt-5 or anthropic/claude-sonnet-4-5"
             ) from error
         self.provider = str(found[1])
+        self._check_key()
         self.send_thinking = (
             self.provider in SEND_THINKING if send_thinking is None else send_thinking
         )
@@ -114,6 +115,17 @@ class LiteLLMModel:
             or ()
         )
         self._told: set[str] = set()
+
+    def _check_key(self) -> None:
+        """`InputError` where the provider wants a key and neither we nor LiteLLM have one.
+
+        Providers that may be reached by other means (a cloud's own identity) are left to try.
+        """
+        if {"api_key", "api_base"} & self.options.keys() or self.litellm.api_key:
+            return
+        missing = self.litellm.validate_environment(self.name)["missing_keys"]
+        if missing and all(name.endswith(("_API_KEY", "_TOKEN")) for name in missing):
+            raise InputError(f"model {self.name!r} needs a key: set {' and '.join(missing)}")
 
     async def stream(self, request: ModelRequest, session: Session) -> AsyncIterator[Delta]:
         """The provider's answer as it comes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from m2gym.core.errors import M2GymError
@@ -17,5 +18,7 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         text = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            text = f"that port is in use ({error.strerror}); choose another --port, or 0 for any"
         print(f"m2gym: {text}", file=sys.stderr)
         sys.exit(1)

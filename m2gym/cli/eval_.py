@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from m2gym.cli import options
-from m2gym.cli.output import note, show, show_json, split_name
+from m2gym.cli.output import note, show, show_json, split_name, stopped
 from m2gym.core.errors import InputError
 
 CONFIGURED = (
@@ -207,8 +207,7 @@ def eval_(
             progress=not json,
         )
     except KeyboardInterrupt:
-        note(f"m2gym: stopped; finish with: m2gym eval --resume --out {path}")
-        raise typer.Exit(130) from None
+        stopped(f"finish with: m2gym eval --resume --out {path}")
     if json:
         show_json({**run.summary.as_dict(), "path": str(run.path), "complete": run.complete})
     else:

@@ -28,8 +28,24 @@ Concurrency = Annotated[
 WorkspaceKind = Annotated[
     str, typer.Option("--workspace", "-w", help="Where boxes run: auto, or see `list workspaces`.")
 ]
+
+
+def folder(text: str) -> Path:
+    """A folder's path, which is not empty."""
+    if not text.strip():
+        raise typer.BadParameter("a folder's name is empty; leave the option out, or '.' for here")
+    return Path(text)
+
+
 Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder for the run [default: below runs/].")
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        parser=folder,
+        metavar="FOLDER",
+        help="Folder for the run [default: below runs/].",
+    ),
 ]
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
+import typer
 from rich.console import Console, RenderableType
 
+from m2gym.core.blocking import SIGNALS
 from m2gym.core.errors import InputError
 from m2gym.core.task import Split
 
@@ -27,6 +30,14 @@ def show_json(result: Any) -> None:
 def note(text: str) -> None:
     """A line beside the result."""
     print(text, file=sys.stderr)
+
+
+def stopped(text: str) -> NoReturn:
+    """End after Ctrl-C: say so, and let no further one tear what is left to be put away."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    note(f"m2gym: stopped; {text}")
+    raise typer.Exit(130)
 
 
 def split_name(text: str) -> Split:

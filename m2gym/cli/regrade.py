@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from m2gym.cli import options
-from m2gym.cli.output import note, show, show_json
+from m2gym.cli.output import note, show, show_json, stopped
 
 
 def regrade(
@@ -47,8 +47,7 @@ def regrade(
             changed_tasks=changed_tasks,
         )
     except KeyboardInterrupt:
-        note("m2gym: stopped; gradings so far are kept")
-        raise typer.Exit(130) from None
+        stopped("gradings so far are kept")
     flakes = flake_rate(load_run(run).verdicts())
     if json:
         show_json(

@@ -32,6 +32,11 @@ def parse_agent(text: str) -> Scaffold:
         kind = SCAFFOLDS.get(name)
     if not callable(kind):
         raise InputError(f"agent {text!r} is a {type(kind).__name__}, not a scaffold class")
+    if not callable(getattr(kind, "run", None)) and not hasattr(kind, "from_argument"):
+        raise InputError(
+            f"agent {text!r} is no scaffold: expected a class with a `name` and "
+            f"`async def run(self, episode)`, got {kind!r}"
+        )
     if not colon:
         try:
             inspect.signature(kind).bind()

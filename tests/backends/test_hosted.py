@@ -111,7 +111,8 @@ def test_a_tool_without_a_form_for_the_provider_is_refused():
 
 
 async def test_a_provider_without_a_search_refuses():
-    session = RecordedSession(LiteLLMModel("deepseek/deepseek-chat", retry=Retry(tries={})))
+    model = LiteLLMModel("deepseek/deepseek-chat", retry=Retry(tries={}), api_key="k")
+    session = RecordedSession(model)
     with pytest.raises(ModelError, match="cannot be passed"):
         await session.complete(ModelRequest([ASK], (ToolSchema(name="f"),), hosted=(CODE,)))
     assert [fault.cause for fault in session.faults] == ["refused"]

@@ -142,3 +142,11 @@ def test_specifications():
         load_model("nonsense")
     with pytest.raises(InputError, match="rpm"):
         load_model("openai/x?rmp=1")
+
+
+def test_a_missing_key_is_said_before_any_call(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match="set OPENAI_API_KEY"):
+        load_model("openai/gpt-4o-mini")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert load_model("openai/gpt-4o-mini").provider == "openai"

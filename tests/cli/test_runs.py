@@ -1,6 +1,7 @@
 """``m2gym ctl``, ``regrade``, ``view``, exports and estimates, as typed."""
 
 import json
+import socket
 
 from tests.cli.test_commands import m2gym, one_line, place  # noqa: F401
 
@@ -52,5 +53,18 @@ def test_what_is_wrong_is_one_line(m2gym):  # noqa: F811
         (("--estimate-from", "nowhere"), "is not a run folder"),
     ):
         assert said in one_line(m2gym(*start, *more, code=1))
+    assert "a folder's name is empty" in m2gym(*start[:-1], "", code=2).stderr
+    assert "is no scaffold" in one_line(m2gym("eval", "tiny", "-a", "os:system", code=1))
+    near = ("eval", "tiny", "--agent-cmd", "prog {instructions_file}")
+    assert "did you mean {instruction_file}?" in one_line(m2gym(*near, code=1))
     assert "is not a run folder" in one_line(m2gym("regrade", "nowhere", code=1))
     assert "has no status.json" in one_line(m2gym("ctl", "nowhere", code=1))
+
+
+def test_a_port_in_use_is_said_in_words(m2gym):  # noqa: F811
+    m2gym("eval", "tiny", "--agent", "gold", "--limit", "1", "--out", "one")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = one_line(m2gym("view", "one", "--serve", "--port", port, code=1))
+    assert "that port is in use" in said
+    assert "--port" in said

@@ -89,6 +89,10 @@ def test_interrupted_and_resumed(place, number):
     wait_for(lambda: (folder / "r/trajectories.jsonl").exists() and records(folder) >= 2, process)
     wait_for(lambda: boxes_left(place), process)
     process.send_signal(number)
+    for _ in range(20):  # people press it again; nothing may be torn by that
+        time.sleep(0.1)
+        if process.poll() is None:
+            process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "m2gym eval --resume --out r" in errors

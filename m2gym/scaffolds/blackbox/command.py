@@ -18,11 +18,12 @@ m2gym.CommandAgent("prog --url {base_url}/v1 --key {key} {instruction_file}")
 | ``{home}`` | its fresh home folder |
 | ``{bin}`` | where the programs of ``install`` are; they are on the PATH too |
 
-Other braces stay as they are.
+Other braces stay as they are; a word in them that is nearly one of these is refused.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ from m2gym.tasksets.cache import Cache, Progress, silent
 
 _NAMES = "base_url|key|model|instruction|instruction_file|workdir|home|bin"
 _HOLE = re.compile(r"\{(" + _NAMES + r")\}")
+_WORD = re.compile(r"(?<!\$)\{([A-Za-z_]+)\}")
 _INSTRUCTION = ".m2gym-instruction.md"
 """A file in the agent's home."""
 
@@ -84,6 +86,8 @@ class CommandAgent(BlackBox):
         self.command, self.python = command, str(python)
         self.install_from = tuple(install)
         self.mounts, self.env, self.files = dict(mounts or {}), dict(env or {}), dict(files or {})
+        for text in (command, *self.env.values(), *self.files.values()):
+            _check_holes(text)
         self.label = self.name = name or _word(command)
         kinds = {kind for kind, _ in map(_split, self.install_from)}
         if len(kinds) > 1:
@@ -187,6 +191,18 @@ class CommandAgent(BlackBox):
                 **{fill(place): fill(text) for place, text in self.files.items()},
             },
         )
+
+
+def _check_holes(text: str) -> None:
+    """`InputError` where a word in braces is nearly the name of what is filled in."""
+    names = _NAMES.split("|")
+    for word in _WORD.findall(text):
+        near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.75)
+        if word not in names and near:
+            known = ", ".join(f"{{{name}}}" for name in names)
+            raise InputError(
+                f"{{{word}}} is not filled in: did you mean {{{near[0]}}}? Known: {known}"
+            )
 
 
 def _split(entry: str) -> tuple[str, str]:
