@@ -39,7 +39,8 @@ class LocalExecutor:
 class Pool:
     """Runs ``todo`` through ``executor``; memory stays flat however many there are.
 
-    ``record`` is awaited with each finished episode, then ``told`` is called.
+    ``record`` is awaited with each finished episode, then ``told`` is called. Its place is free
+    before: the next episode does not wait for the disk, and all that wait share one sync.
     """
 
     todo: Iterator[Attempt]
@@ -66,9 +67,9 @@ class Pool:
     async def _one(self, attempt: Attempt) -> None:
         try:
             trajectory = await self._until_it_counts(attempt)
-            await self.record(trajectory)
         finally:
             self.gates.episodes.release()
+        await self.record(trajectory)
         self.told(trajectory)
 
     async def _until_it_counts(self, attempt: Attempt) -> Trajectory:

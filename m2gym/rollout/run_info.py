@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from m2gym.core.task import Frozen, Split
 from m2gym.core.trajectory import SCHEMA_VERSION
+from m2gym.rollout.machine import machine
 
 PACKAGES = ("m2gym", "gymnasium", "numpy", "pydantic")
 
@@ -45,7 +45,9 @@ class RunInfo(Frozen):
     config: RunConfig
     task_hashes: dict[str, str] = Field(description="task id → SHA-256 of its content")
     versions: dict[str, str] = Field(default_factory=dict)
-    machine: dict[str, Any] = Field(default_factory=dict)
+    machine: dict[str, Any] = Field(
+        default_factory=dict, description="system, cpu, cpus, memory_mb; gpus where there are any"
+    )
     started: str = Field("", description="ISO 8601, UTC")
 
 
@@ -55,13 +57,7 @@ def new_info(config: RunConfig, task_hashes: dict[str, str]) -> RunInfo:
         config=config,
         task_hashes=task_hashes,
         versions={"python": platform.python_version(), **_versions()},
-        machine={
-            "system": platform.system(),
-            "release": platform.release(),
-            "architecture": platform.machine(),
-            "cpus": os.cpu_count(),
-            "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-        },
+        machine=machine(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
