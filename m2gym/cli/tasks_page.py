@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from m2gym.report.stats import estimate
-from m2gym.tasksets.produce import DATA
+from m2gym.tasksets import funnel
+from m2gym.tasksets.produce import DATA, read_funnel
 from m2gym.tasksets.quality import Verified
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.swe_repo import recipes
 from m2gym.tasksets.verified import read_state
-from m2gym.tasksets.verify_tasks import dropped, read_funnel
 
 _MARK = "<!-- {name} -->"
 
@@ -37,9 +35,10 @@ def tables() -> dict[str, str]:
         "set": _set(shipped.values()),
         "packages": _packages(shipped.values()),
         "operators": _operators(shipped.values()),
-        "funnel": _funnel(),
-        "reasons": _reasons(),
-        "pairs": _pairs_tried(),
+        "funnel": _funnel(shipped.values()),
+        "reasons": _reasons(shipped.values()),
+        "pairs": _pairs_tried(shipped.values()),
+        "steps": _steps(shipped.values()),
         "quality": _quality(shipped.values(), state),
         "verified": _verified(shipped, state),
     }
@@ -87,68 +86,50 @@ def _operators(shipped: Iterable[Recipe]) -> str:
     return _table(("operator", "mistakes"), count.most_common())
 
 
-def _funnel() -> str:
-    rows = []
-    for name, row in sorted(read_funnel(DATA).items()):
+def _funnel(shipped: Iterable[Recipe]) -> str:
+    rows: list[Sequence[object]] = []
+    told = read_funnel(DATA)
+    for name, account in funnel.releases(shipped).items():
+        row = told.get(name, {})
         if "rejected" in row:
             why = " ".join(row["rejected"].split())[:160].replace("|", "/")
             rows.append((name, "", "", 0, 0, "", why))
-        else:
-            why = ", ".join(f"{n} × {reason}" for reason, n in list(row["dropped"].items())[:3])
-            rows.append(
-                (
-                    name,
-                    row["tests"],
-                    row["flaky"],
-                    row["tried"],
-                    row["kept"],
-                    f"{row['seconds']:.0f}",
-                    why,
-                )
-            )
-    head = ("release", "tests", "flaky", "tried", "kept", "s", "dropped most often")
+            continue
+        seconds = f"{row['seconds']:.0f}" if row else ""
+        counts = (account.tried, account.shipped, seconds, funnel.to_text(account))
+        rows.append((name, row.get("tests", ""), row.get("flaky", ""), *counts))
+    head = ("release", "tests", "flaky", "tried", "shipped", "s", "dropped")
     return _table(head, rows)
 
 
-def _reasons() -> str:
-    tried = kept = 0
-    reasons: Counter[str] = Counter()
-    for row in read_funnel(DATA).values():
-        tried += row["tried"]
-        kept += row["kept"]
-        reasons.update(row.get("dropped", {}))
-    rows: list[tuple[str, int]] = [("**tried**", tried), *reasons.most_common()]
-    rows.append(("**kept when made**", kept))
-    later = Counter(f"{kind}: {reason}" for kind, reason in dropped().values())
-    rows += [(f"dropped by verification, {reason}", n) for reason, n in later.most_common()]
-    return _table(("candidates", "number"), rows)
+def _reasons(shipped: Iterable[Recipe]) -> str:
+    whole = funnel.total(funnel.releases(shipped).values())
+    rows = [("**tried**", whole.tried), *whole.dropped.items(), ("**shipped**", whole.shipped)]
+    return _table(("candidates", "number"), [*rows, ("not accounted for", whole.missing)])
 
 
-def _pairs_tried() -> str:
-    path = DATA / "pairs.json"
-    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    parts = sum(row.get("parts", 0) for row in listed)
-    why = Counter(_cause(reason) for row in listed for reason in _reasons_of(row))
-    rows: list[tuple[str, object]] = [
-        ("pairs tried", len(listed)),
-        ("pairs of which a task came", sum(bool(row.get("shipped")) for row in listed)),
-        ("tasks made", parts),
-        ("**tasks shipped when made**", sum(row.get("shipped", 0) for row in listed)),
-    ]
-    rows += [(f"not shipped: {reason}", count) for reason, count in why.most_common(12)]
+def _pairs_tried(shipped: Iterable[Recipe]) -> str:
+    found = funnel.pairs(shipped)
+    accounts = [account for account in found.values() if isinstance(account, funnel.Account)]
+    refused = Counter(kind for kind in found.values() if isinstance(kind, str))
+    whole = funnel.total(accounts)
+    used = sum(account.shipped > 0 for account in accounts)
+    rows: list[tuple[str, int]] = [("**pairs tried**", len(found)), *refused.most_common()]
+    rows += [("no part is shipped", len(accounts) - used), ("**pairs with shipped tasks**", used)]
+    rows += [("**parts tried**", whole.tried), *whole.dropped.items()]
+    rows += [("**tasks shipped**", whole.shipped), ("parts not accounted for", whole.missing)]
     return _table(("", "number"), rows)
 
 
-def _reasons_of(row: dict[str, Any]) -> list[str]:
-    found = list(row.get("dropped", {}).values())
-    return [*found, row["rejected"]] if "rejected" in row else found
-
-
-def _cause(reason: str) -> str:
-    """A reason without the names and numbers of one case."""
-    text = reason.rpartition(": ")[2] if ": " in reason else reason
-    text = re.sub(r"[\w.-]*\d[\w.-]*|\[.*?\]", "…", text)
-    return text.strip().replace("|", "/")[:100]
+def _steps(shipped: Iterable[Recipe]) -> str:
+    rows: list[Sequence[object]] = []
+    for (package, old, new), account in funnel.pairs(shipped).items():
+        if isinstance(account, str):
+            rows.append((package, f"{old} → {new}", 0, 0, account))
+        else:
+            counts = account.tried, account.shipped, funnel.to_text(account)
+            rows.append((package, f"{old} → {new}", *counts))
+    return _table(("package", "step", "parts", "shipped", "dropped"), rows)
 
 
 def _quality(shipped: Iterable[Recipe], state: dict[str, Verified]) -> str:

@@ -61,8 +61,13 @@ _SIGNS = {
 }
 
 
-def describe(package: str, failures: Mapping[str, Facts], seed: int = 0) -> str | None:
-    """A statement for the failures of a task's tests (test id → facts), or `None`."""
+def describe(
+    package: str, failures: Mapping[str, Facts], seed: int = 0, examples: int = EXAMPLES
+) -> str | None:
+    """A statement for the failures of a task's tests (test id → facts), or `None`.
+
+    It shows at most so many ``examples``.
+    """
     rng = random.Random(f"{package}:{seed}")
     told: list[tuple[str, Facts, str]] = []
     for facts in failures.values():
@@ -72,7 +77,7 @@ def describe(package: str, failures: Mapping[str, Facts], seed: int = 0) -> str 
     told = [entry for entry in told if _clear(entry[1])]
     if not told:
         return None
-    chosen = _choose(told)
+    chosen = _choose(told, examples)
     kind = Counter(k for k, _, _ in chosen).most_common(1)[0][0]
     lines = [rng.choice(_TITLES[kind]).format(api=_subject(package, failures, chosen))]
     lines[0] = lines[0][0].upper() + lines[0][1:] if not lines[0].startswith("`") else lines[0]
@@ -85,10 +90,17 @@ def describe(package: str, failures: Mapping[str, Facts], seed: int = 0) -> str 
         lines += ["", rest]
     notes = {n: t for _, facts, _ in chosen for n, t in facts.get("notes", {}).items()}
     if notes:
-        named = _listed([code(name) for name in notes])
+        named = listed([code(name) for name in notes])
         lines += ["", f"{named} {'is' if len(notes) == 1 else 'are'} the caller's own:", ""]
         lines += ["```python", *"\n\n".join(notes.values()).splitlines(), "```"]
     return "\n".join(lines)
+
+
+def tellable(facts: Facts) -> bool:
+    """Whether a failure can be told in one sentence."""
+    return (
+        facts.get("kind") in _KINDS and _clear(facts) and bool(_sentence(facts, random.Random(0)))
+    )
 
 
 def _clear(facts: Facts) -> bool:
@@ -98,7 +110,7 @@ def _clear(facts: Facts) -> bool:
     )
 
 
-def _choose(told: list[tuple[str, Facts, str]]) -> list[tuple[str, Facts, str]]:
+def _choose(told: list[tuple[str, Facts, str]], most: int) -> list[tuple[str, Facts, str]]:
     """A few short examples that differ in what is called."""
     bare = [entry for entry in told if not entry[1].get("notes")]
     ranked = sorted(bare or told, key=lambda t: (not t[1].get("api"), _length(t)))
@@ -108,7 +120,7 @@ def _choose(told: list[tuple[str, Facts, str]]) -> list[tuple[str, Facts, str]]:
         for entry in ranked:
             mark = (entry[0], *entry[1].get("api", [])[:1])
             again = any(_same(entry[1], other) for _, other, _ in chosen)
-            if again or len(chosen) >= EXAMPLES or (fresh and mark in seen):
+            if again or len(chosen) >= most or (fresh and mark in seen):
                 continue
             chosen.append(entry)
             seen.add(mark)
@@ -152,11 +164,11 @@ def _rest(
     calls = [c for f in bare if (c := _plain(f["call"])) not in known and len(c) <= SHORT]
     shown = [code(call) for call in dict.fromkeys(calls)][:MORE]
     if shown:
-        return f"The same trouble shows in {_listed(shown)}."
+        return f"The same trouble shows in {listed(shown)}."
     apis = {_plain(a) for f in failures.values() for a in f.get("api", [])}
     apis -= {_plain(a) for _, f, _ in chosen for a in f.get("api", [])}
     if len(failures) > len(chosen) and apis:
-        return f"It is also seen through {_listed([code(a) for a in sorted(apis)[:MORE]])}."
+        return f"It is also seen through {listed([code(a) for a in sorted(apis)[:MORE]])}."
     return ""
 
 
@@ -177,19 +189,22 @@ def _sentence(facts: Facts, rng: random.Random) -> str | None:
     ]
     used = [*kinds, *used]
     steps = [code(_plain(step)) for step in facts.get("steps", [])]
-    before = f"With {_listed(used)}, " if used else ""
+    before = f"With {listed(used)}, " if used else ""
     if used and steps:
-        before = f"With {_listed(used)}, and after {_listed(steps)}, "
+        before = f"With {listed(used)}, and after {listed(steps)}, "
     if len(before) > 6 * SHORT:
         return None
-    told = _happens(facts, code(call), rng)
+    told = happens(facts, code(call), rng)
     if told is None:
         return None
     text = before + told
     return text[0].upper() + text[1:]
 
 
-def _happens(facts: Facts, call: str, rng: random.Random) -> str | None:
+def happens(facts: Facts, call: str, rng: random.Random | None = None) -> str | None:
+    """A clause on what came of a call (marked as code) and what should; `None` where the facts do
+    not say. ``rng`` chooses among equal wordings."""
+    rng = rng or random.Random(0)
     kind = facts["kind"]
     if kind == "compared":
         return _compared(facts, call, rng)
@@ -200,6 +215,8 @@ def _happens(facts: Facts, call: str, rng: random.Random) -> str | None:
         if _empty(facts["got"]):
             return None
         truth = "true" if facts["wanted"] else "false"
+        if facts["got"] in ("True", "False"):
+            return f"{call} is {facts['got'].lower()}, where it should be {truth}."
         return f"{call} gives {value(facts['got'])}, where something {truth} is expected."
     raised = facts["raised"]
     error = code(f"{_bare(raised['type'])}: {_one_line(raised['message'])}"[:SHORT].rstrip(": "))
@@ -349,5 +366,5 @@ def _empty(shown: str) -> bool:
     return not shown or re.fullmatch(r"<[\w. ]*object[\w. ]*>|a \w+", shown) is not None
 
 
-def _listed(parts: list[str]) -> str:
+def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

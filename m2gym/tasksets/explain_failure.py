@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from m2gym.tasksets.explain_names import FOREIGN, MAX_INLINE, MAX_SOURCE, Filler, Ran
+from m2gym.tasksets.explain_names import FOREIGN, MAX_INLINE, MAX_SOURCE, Filler, Ran, literal_of
 
 MAX_VALUE = 600
 BLOCKS = (ast.With, ast.AsyncWith)
@@ -29,7 +29,7 @@ OPERATORS: dict[type[ast.cmpop], Any] = {
 UNITTEST: dict[str, type[ast.cmpop]] = {
     **{f"assert{kind}": ast.Eq for kind in
        ("Equal", "Equals", "ListEqual", "DictEqual", "TupleEqual", "SetEqual", "SequenceEqual",
-        "MultiLineEqual", "CountEqual")},
+        "MultiLineEqual", "CountEqual", "AlmostEqual")},
     "assertNotEqual": ast.NotEq, "assertIs": ast.Is, "assertIsNot": ast.IsNot, "assertIn": ast.In,
     "assertNotIn": ast.NotIn, "assertLess": ast.Lt, "assertLessEqual": ast.LtE,
     "assertGreater": ast.Gt, "assertGreaterEqual": ast.GtE,
@@ -56,8 +56,23 @@ def explain(item: Any, error: BaseException, packages: list[str]) -> dict[str, A
         return {"kind": "raised", "raised": raised}
     view = View(frame, path, packages)
     facts = view.judge(error, raised)
-    facts["function"] = frame.f_code.co_name
-    return facts
+    return {**facts, **_in_test(error.__traceback__, item, frame)}
+
+
+def _in_test(trace: TracebackType | None, item: Any, seen: FrameType) -> dict[str, Any]:
+    """Where the test function itself was (``line``), its parameters that are short values as source
+    (``given``), and whether what was seen lies in a helper of its (``deep``)."""
+    name = str(getattr(item, "originalname", "") or item.name.partition("[")[0])
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_filename == str(item.path) and frame.f_code.co_name == name:
+            code = frame.f_code
+            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+            values = {n: literal_of(frame.f_locals[n]) for n in names if n in frame.f_locals}
+            given = {name: ast.unparse(node) for name, node in values.items() if node is not None}
+            return {"line": trace.tb_lineno, "given": given, "deep": frame is not seen}
+        trace = trace.tb_next
+    return {}
 
 
 class View:
@@ -69,6 +84,11 @@ class View:
 
     def judge(self, error: BaseException, raised: dict[str, Any]) -> dict[str, Any]:
         """The facts, by what kind of statement failed and how."""
+        handed = self.handed_over()
+        if handed is not None:
+            call, wanted = handed
+            kind = "accepted" if raised["own"] else "other-exception"
+            return {**self.of(call), "kind": kind, "wanted": wanted, "raised": raised}
         expected = self.expected_exception()
         inside = isinstance(self.statement, ast.With | ast.AsyncWith) and self.path[-1] is not None
         if expected is not None and inside and raised["own"]:
@@ -119,6 +139,20 @@ class View:
                             return ast.unparse(call.args[0])
         return None
 
+    def handed_over(self) -> tuple[ast.Call, str] | None:
+        """The call that ``assertRaises(error, function, *arguments)`` makes, and the error."""
+        node = self.statement.value if isinstance(self.statement, ast.Expr) else None
+        if not isinstance(node, ast.Call) or len(node.args) < 2:
+            return None
+        name = ast.unparse(node.func).rpartition(".")[2]
+        if name not in ("raises", "assertRaises", "warns", "assertWarns"):
+            return None
+        function = node.args[1]
+        if isinstance(function, ast.Lambda) and isinstance(function.body, ast.Call):
+            return function.body, ast.unparse(node.args[0])
+        call = ast.Call(function, node.args[2:], node.keywords)
+        return ast.copy_location(call, node), ast.unparse(node.args[0])
+
     def comparison(self) -> tuple[ast.expr, type[ast.cmpop] | None, ast.expr | None] | None:
         """What is seen, how it is compared and with what; `None` for both: is it true."""
         node = self.statement
@@ -132,6 +166,9 @@ class View:
             name = ast.unparse(call.func).rpartition(".")[2]
             if name in UNITTEST and len(call.args) >= 2:
                 return self.ordered(call.args[0], UNITTEST[name], call.args[1])
+            if name in ("assertIsInstance", "assertNotIsInstance") and len(call.args) >= 2:
+                kind = ast.Call(ast.Name("isinstance", ast.Load()), call.args[:2], [])
+                return ast.copy_location(ast.fix_missing_locations(kind), call), None, None
             if name in ("assertTrue", "assert_", "assertFalse", "assertIsNone") and call.args:
                 if name == "assertIsNone":
                     return call.args[0], ast.Is, ast.Constant(None)
@@ -180,7 +217,8 @@ class View:
         return facts
 
     def truth(self, seen: ast.expr) -> dict[str, Any]:
-        wanted = "assertFalse" not in ast.unparse(self.statement)[:30]
+        written = ast.unparse(self.statement)[:30]
+        wanted = not re.search(r"\bassert(False|NotIsInstance)\(", written)
         try:
             got = self.value(seen)
         except FOREIGN:
@@ -196,19 +234,20 @@ class View:
     def of(self, node: ast.expr | None) -> dict[str, Any]:
         """An expression of the test with its values filled in, and where the others come from.
 
-        ``origins`` are locals the expression still names, with how the test made them; ``steps`` is
-        what the test did with them since; ``kinds`` are those it was given, with their type;
-        ``notes`` are helpers of the tests that it calls, with their source; ``open`` are names of
-        which nothing is known.
+        ``raw`` is the expression as the test writes it; ``origins`` are locals it still names, with
+        how the test made them; ``steps`` is what the test did with them since; ``kinds`` are those
+        it was given, with their type; ``notes`` are helpers of the tests that it calls, with their
+        source; ``open`` are names of which nothing is known.
         """
         if node is None:
             return {}
         filler = Filler(self)
-        filled = filler.text(node)
+        filled, raw = filler.text(node), ast.unparse(node)
         if len(filled) > MAX_SOURCE:
-            return {"api": self.apis(node, {})}
+            return {"api": self.apis(node, {}), "raw": raw[:MAX_SOURCE]}
         return {
             "call": filled,
+            "raw": raw,
             "origins": filler.origins,
             "steps": filler.steps,
             "kinds": filler.kinds,

@@ -50,6 +50,9 @@ GENERAL = {("exception", "Exception"), ("exception", "BaseException")}
 """Demands that any code meets."""
 TEST_SECONDS = 5.0
 """Bound of one test while candidates are sifted; the project's choice."""
+JOINED = "joined to another mistake, and counted with it"
+ALONE = "left without a second mistake"
+"""What becomes of candidates where tasks have several mistakes, other than being the first one."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,9 @@ class Finder:
                     group.create_task(self._work())
         except BaseExceptionGroup as group_error:
             raise group_error.exceptions[0] from group_error
+        for _ in self.pending:
+            self.funnel.drop(ALONE)
+        self.pending.clear()
         return self.found
 
     async def _gold(self, again: int = GOLD_ROUNDS) -> None:
@@ -243,6 +249,8 @@ class Finder:
         group = {c.function: c for c, _ in self.pending}
         if len(group) < self.mutations:
             return None
+        for _ in self.pending[1:]:
+            self.funnel.drop(JOINED)
         self.pending.clear()
         chosen = list(group.values())
         reached = {test: depth for c in chosen for test, depth in c.reached.items()}

@@ -101,7 +101,15 @@ async def run_once(
             f"{prepared.task.id}: pytest gave no outcomes (exit code {result.exit_code}): "
             f"{result.output[-600:]!r}"
         ) from None
-    return Outcomes(answer["outcomes"], answer["messages"], seconds)
+    messages = answer["messages"]
+    if not answer["outcomes"] and not messages:
+        messages = {"": f"pytest ended with exit code {answer['exit']}: {_end(result.stderr)}"}
+    return Outcomes(answer["outcomes"], messages, seconds)
+
+
+def _end(said: bytes | str) -> str:
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else said
+    return " ".join(text.split())[-400:] or "nothing was collected"
 
 
 async def measure(

@@ -1,13 +1,13 @@
 """Measure many pairs of releases: ``python -m m2gym.tasksets.pairs LIST OUT [--statements FILE]``.
 
 ``LIST`` is a JSON list of ``[package, old, new]``, or the word ``shipped``: the pairs of the tasks
-that ship with m2gym, which are then made anew into ``--data``, with their statements. Each pair's
-outcome is written to ``OUT/PACKAGE-NEW.json`` as soon as it is known: recipes (with generated
-statements), green tests, what the failing tests said, or the reason why no task came of it. A pair
-that has its file is not measured again, so a run can be stopped and goes on where it was; a
-machine's failure leaves no file. With ``FILE``, a JSON object of task id → statement, the tasks
-that have one are shipped: written as recipes, with one row a pair in ``pairs.json``, into the data
-of ``swe-repo``. `steps` lists the steps between final releases of a package.
+that ship with m2gym (with ``--only``, of some packages), which are then made anew into ``--data``,
+with their statements. Each pair's outcome is written to ``OUT/PACKAGE-NEW.json`` as soon as it is
+known: recipes (with generated statements), green tests, what the failing tests said, or the reason
+why no task came of it. A pair that has its file is not measured again, so a run can be stopped and
+goes on where it was; a machine's failure leaves no file. With ``FILE``, a JSON object of task id →
+statement, the tasks that have one are shipped (`ship_pairs`); ``--left``, an object of task id →
+reason, says why others are not. `steps` lists the steps between final releases of a package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.fetch import pip_python
 from m2gym.tasksets.pair import open_pair
-from m2gym.tasksets.recipe import Recipe, group_by_file, pinned
+from m2gym.tasksets.ship_pairs import ship
 from m2gym.tasksets.splits import split_of
 from m2gym.tasksets.swe_repo import recipes
 from m2gym.tasksets.version_diffs import find_parts
@@ -38,6 +38,8 @@ from m2gym.workspaces import make_workspace
 
 Step = tuple[str, str, str]
 DATA = Path(__file__).parent / "data" / "swe_repo"
+MAX_SECONDS = 1800.0
+"""Bound of measuring one pair; the project's choice."""
 
 
 def steps(package: str, newest: int = 10) -> list[Step]:
@@ -104,6 +106,7 @@ _KINDS = (
     ("needs not resolved", "neither a pure wheel"),
     ("needs not resolved", "need .* itself"),
     ("gives no outcome in time", "no outcome"),
+    ("takes too long", "takes more than"),
     ("not verified", "no part is verified"),
 )
 
@@ -117,15 +120,18 @@ def reason_kind(reason: str) -> str:
     return next((kind for kind, sign in _KINDS if re.search(sign, reason)), "no usable archive")
 
 
-def run(listed: Iterable[Step], out: Path, cache: Cache) -> None:
-    """Measure the pairs that have no file in ``out`` yet; tells what it does on stderr."""
+def run(listed: Iterable[Step], out: Path, cache: Cache, limit: float = MAX_SECONDS) -> None:
+    """Measure the pairs that have no file in ``out`` yet; tells what it does on stderr.
+
+    A pair that takes longer than ``limit`` seconds becomes no task, with that reason.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for step in listed:
         target = out / f"{step[0]}-{step[2]}.json"
         if target.exists():
             continue
         try:
-            outcome = asyncio.run(measure_pair(step, cache))
+            outcome = asyncio.run(_within(step, cache, limit))
         except InfraError as error:
             print(f"{step}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
@@ -135,82 +141,27 @@ def run(listed: Iterable[Step], out: Path, cache: Cache) -> None:
         print(f"{step}: {said} ({outcome['seconds']} s)", file=sys.stderr, flush=True)
 
 
-def shipped() -> tuple[list[Step], dict[str, str]]:
-    """The pairs whose tasks ship with m2gym, and the statements of these by task id."""
+async def _within(step: Step, cache: Cache, limit: float) -> dict[str, Any]:
+    try:
+        return await asyncio.wait_for(measure_pair(step, cache), limit)
+    except TimeoutError:
+        reason = f"{step[0]}-{step[2]}: measuring it takes more than {limit:g} s"
+        row = dict(zip(("package", "old", "new"), step, strict=True))
+        return {**row, "reason": reason, "kind": reason_kind(reason), "seconds": limit}
+
+
+def shipped(only: Collection[str] | None = None) -> tuple[list[Step], dict[str, str]]:
+    """The pairs whose tasks ship with m2gym, and the statements of these by task id.
+
+    With ``only``, those of some packages.
+    """
     listed: dict[Step, None] = {}
     statements = {}
     for recipe in recipes().values():
-        if recipe.fixed is not None:
+        if recipe.fixed is not None and (only is None or recipe.package in only):
             listed[recipe.package, recipe.source.version, recipe.fixed.version] = None
             statements[recipe.id] = recipe.statement
     return list(listed), statements
-
-
-def ship(
-    out: Path, statements: Mapping[str, str], folder: Path, *, every: bool = True
-) -> list[Recipe]:
-    """Write recipes, green lists and ``pairs.json`` from the outcomes in ``out``.
-
-    Only tasks with a statement are shipped; without ``every`` a statement may be left over. The
-    row of a pair says how many tasks came of it, how many of these are shipped, and why its other
-    parts, or the whole pair, became none.
-
-    Raises:
-        InputError: a statement belongs to no task, or two tasks have the same failing tests.
-    """
-    rows = []
-    chosen: dict[str, list[Recipe]] = {}
-    for path in sorted(out.glob("*.json")):
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-        row = {name: outcome[name] for name in ("package", "old", "new")}
-        made = [Recipe.model_validate(recipe) for recipe in outcome.get("recipes", ())]
-        taken = [
-            _shipped(recipe, statements[recipe.id]) for recipe in made if recipe.id in statements
-        ]
-        if "kind" in outcome:
-            rows.append({**row, "kind": outcome["kind"]})
-        else:
-            rows.append({**row, "parts": len(made), "shipped": len(taken)})
-            if outcome["dropped"]:
-                rows[-1]["dropped"] = outcome["dropped"]
-        if taken:
-            chosen.setdefault(outcome["package"], []).extend(taken)
-            text = json.dumps(group_by_file(tuple(outcome["green"])), indent=1, ensure_ascii=False)
-            _write(folder / "green" / f"{taken[0].green}.json", text + "\n")
-    found = [recipe for listed in chosen.values() for recipe in listed]
-    lost = sorted(statements.keys() - {recipe.id for recipe in found})
-    if lost and every:
-        raise InputError(f"{len(lost)} statements belong to no task in {out}, first {lost[0]!r}")
-    shown: dict[tuple[str, frozenset[str]], str] = {}
-    for recipe in found:
-        other = shown.setdefault((recipe.package, frozenset(recipe.fail_to_pass)), recipe.id)
-        if other != recipe.id:
-            raise InputError(
-                f"{recipe.id} and {other} are shown by the same tests; ship one of them"
-            )
-    for package, listed in chosen.items():
-        lines = [recipe.model_dump_json(exclude_defaults=True) for recipe in listed]
-        _write(folder / "tasks" / f"{package}-version-diff.jsonl", "\n".join(lines) + "\n")
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    _write(folder / "pairs.json", "[\n" + ",\n".join(lines) + "\n]\n")
-    return found
-
-
-def _shipped(recipe: Recipe, statement: str) -> Recipe:
-    """A recipe with its statement, what its tests need by name where the table has that file."""
-    table = {file: name for name, file in pinned().items()}
-    requires = tuple(
-        file if isinstance(file, str) else table.get(file, file) for file in recipe.requires
-    )
-    assert recipe.fixed is not None
-    green = f"{recipe.package}-{recipe.source.version}-{recipe.fixed.version}"
-    update = {"statement": statement.strip(), "requires": requires, "green": green}
-    return recipe.model_copy(update=update)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -221,12 +172,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("list", type=Path, help="JSON list of [package, old, new], or: shipped")
     parser.add_argument("out", type=Path, help="folder for the outcomes")
     parser.add_argument("--statements", type=Path, help="JSON object: task id → statement")
+    parser.add_argument("--left", type=Path, help="JSON object: task id → why it is not shipped")
     parser.add_argument("--data", type=Path, default=DATA, help="where recipes are written")
+    parser.add_argument("--only", nargs="*", help="shipped: of these packages")
     chosen = parser.parse_args(arguments)
     if str(chosen.list) == "shipped":
         if chosen.data == DATA:
             parser.error("shipped: name a folder for the recipes by --data")
-        listed, statements = shipped()
+        listed, statements = shipped(chosen.only or None)
         run(listed, chosen.out, Cache())
         found = ship(chosen.out, statements, chosen.data, every=False)
         for name in sorted(statements.keys() - {recipe.id for recipe in found}):
@@ -237,7 +190,8 @@ def main(arguments: Sequence[str]) -> None:
     run(listed, chosen.out, Cache())
     if chosen.statements:
         statements = json.loads(chosen.statements.read_text(encoding="utf-8"))
-        print(f"{len(ship(chosen.out, statements, chosen.data))} tasks are shipped")
+        left = json.loads(chosen.left.read_text(encoding="utf-8")) if chosen.left else {}
+        print(f"{len(ship(chosen.out, statements, chosen.data, left=left))} tasks are shipped")
 
 
 if __name__ == "__main__":

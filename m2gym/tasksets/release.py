@@ -22,8 +22,13 @@ from m2gym.tasksets.sdist import PackageRejectedError, files_of
 
 MEASURE_SECONDS = 120.0
 """Bound of one run of a release's tests; the project's choice."""
-COMMANDS: tuple[tuple[str, ...], ...] = ((), ("-o", "addopts="))
-"""Extra pytest arguments that are tried in turn: options of plugins we lack stop pytest."""
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("-o", "addopts="),
+    ("-o", "addopts=", "-o", "filterwarnings="),
+)
+"""Extra pytest arguments that are tried in turn: options of plugins and categories of warnings we
+lack stop pytest."""
 
 Function = tuple[str, int]
 """A function: its file and its first line, decorators included."""

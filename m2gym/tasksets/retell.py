@@ -1,49 +1,44 @@
-"""A statement of last resort: what pytest says of failing tests, in plain sentences.
+"""The generated statement of a version-diff: what each failing test shows, sentence by sentence.
 
-Used where the failing tests cannot be explained call by call (`m2gym.tasksets.describe`): tests
-that cannot be collected, or that compare through helpers.
+A failure whose names are all explained becomes a sentence (`m2gym.tasksets.describe`); of any other
+the lines that lead to it are shown (`m2gym.tasksets.scene`). Cases of one test function count once.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from m2gym.tasksets.statement_evidence import said
+from m2gym.tasksets.describe import Facts, describe, listed, tellable
+from m2gym.tasksets.scene import scene, title
+from m2gym.tasksets.statement_evidence import FailingTests
 
-MAX_TESTS = 6
-MAX_TEXT = 700
-
-
-def retell(package: str, tests: Sequence[str], messages: Mapping[str, str]) -> str:
-    """What is tried and what comes of it, a paragraph a failing test."""
-    lines = [f"{package} does not behave as its users expect. This was seen:"]
-    seen: set[str] = set()
-    for test in tests:
-        path, _, name = test.partition("::")
-        report = messages.get(test) or messages.get(path)
-        if report is None or said(report) in seen or len(seen) >= MAX_TESTS:
-            continue
-        text = said(report).strip()[:MAX_TEXT]
-        seen.add(said(report))
-        lines += ["", f"- When checking “{_words(name)}”, the outcome is:", "", *_block(text)]
-    if len(seen) < len(tests):
-        rest = [_words(test.partition("::")[2]) for test in tests]
-        listed = ", ".join(f"“{name}”" for name in dict.fromkeys(rest))[:MAX_TEXT]
-        lines += ["", f"All of these must work: {listed}."]
-    return "\n".join(lines)
+EXAMPLES = 10
+MAX_TEXT = 6000
+"""A statement that is longer names what is left by the tests' titles; the project's choice."""
 
 
-def _words(name: str) -> str:
-    """A test's name as words; its parameters stay as they are.
+def retell(package: str, tests: FailingTests, facts: Mapping[str, Facts], seed: int = 0) -> str:
+    """What is tried, what comes of it and what should, for every failing test function.
 
-    >>> _words("TestThing::test_empty_input[a-1]")
-    'empty input [a-1]'
+    ``tests`` has the tests' code and failure reports, ``facts`` what they saw, as far as known.
     """
-    function, bracket, parameters = name.rpartition("::")[2].partition("[")
-    plain = re.sub(r"^test_?", "", function).replace("_", " ").strip() or function
-    return f"{plain} [{parameters}" if bracket else plain
-
-
-def _block(text: str) -> list[str]:
-    return [f"      {line}" for line in text.splitlines()]
+    told = {test: facts[test] for test in tests.ids if tellable(facts.get(test, {}))}
+    text = describe(package, told, seed, EXAMPLES)
+    known = {test.partition("[")[0] for test in told} if text else set()
+    parts = [text or f"{package} does not behave as it should. This was seen:"]
+    left: list[str] = []
+    for test in tests.ids:
+        place = test.partition("[")[0]
+        if place in known:
+            continue
+        known.add(place)
+        paragraph = scene(tests, test, facts.get(test))
+        if paragraph is None or sum(map(len, parts)) + len(paragraph) > MAX_TEXT:
+            left.append(f"“{title(place)}”")
+        elif paragraph not in parts:
+            parts.append(paragraph)
+    if text and len(parts) > 1:
+        parts.insert(1, "Seen as well:")
+    if left:
+        parts.append(f"The same goes for what the titles of these cases say: {listed(left)}.")
+    return "\n\n".join(parts)

@@ -41,6 +41,8 @@ _CHANGELOG = re.compile(
     r"([-_ .].*)?",
     re.IGNORECASE,
 )
+_TEST_MODULE = re.compile(r"tests?|(tests?_.+)|(.+_tests?)")
+_HAS_TESTS = re.compile(rb"^\s*(async )?def test|TestCase|doctest", re.MULTILINE)
 _CHANGELOG_FOLDERS = {"newsfragments", "changelog.d", "changes", "changelog", "news", "releases"}
 
 
@@ -191,8 +193,31 @@ def layout(root: Path, project: str) -> Layout:
     for source in sources:
         tests += [f"{source}/{t}" for t in TEST_FOLDERS if (root / source / t).is_dir()]
     if not tests:
-        raise PackageRejectedError(f"{project}: the archive carries no tests")
+        tests = _modules(root, base, sources)
+    if not tests:
+        raise PackageRejectedError(
+            f"{project}: the archive carries no tests: no folder {', '.join(TEST_FOLDERS)} at its "
+            "top or in the package, and no module test_*.py, *_test.py or tests.py with tests in it"
+        )
     return Layout(tuple(sources), tuple(tests), "src" if base != root else ".")
+
+
+def _modules(root: Path, base: Path, sources: list[str]) -> list[str]:
+    """Tests where no folder of tests lies at its usual place: modules beside the package or in it,
+    and folders deeper in it."""
+    inside = [
+        p for source in sources if (root / source).is_dir() for p in (root / source).rglob("*")
+    ]
+    folders = [p for p in inside if p.is_dir() and p.name in TEST_FOLDERS and any(p.glob("*.py"))]
+    modules = [
+        p
+        for p in (*root.glob("*.py"), *base.glob("*.py"), *inside)
+        if p.suffix == ".py"
+        and _TEST_MODULE.fullmatch(p.stem)
+        and _HAS_TESTS.search(p.read_bytes())
+        and not any(folder in p.parents for folder in folders)
+    ]
+    return sorted({p.relative_to(root).as_posix() for p in (*folders, *modules)})
 
 
 def _sources(root: Path, base: Path, project: str) -> list[str]:

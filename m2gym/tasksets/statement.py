@@ -21,6 +21,7 @@ from m2gym.tasksets.repository import Repository
 from m2gym.tasksets.sdist import files_of
 from m2gym.tasksets.statement_evidence import WORD, FailingTests, Fix, code, identifiers, said
 from m2gym.tasksets.statement_needs import Need, Original, mentions, needs
+from m2gym.tasksets.statement_prose import is_prose, report_marks, shows
 from m2gym.workspaces import make_workspace
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
 
 SUFFICIENCY = {
     "length": "the statement is a text of at least 40 characters",
+    "readable": "it is prose: it has a sentence, and no lines of a test's report",
+    "shown": "it shows, as code, a call or a value of the failing tests",
     "self-contained": "it does not speak of tests that the agent cannot see",
     "name": "it names what the tests use and the original code does not have",
     "argument": "it names keyword arguments that the original code does not have",
@@ -117,6 +120,14 @@ def sufficiency(
     found = []
     if len(statement.strip()) < MIN_LENGTH:
         found.append(Finding("length", statement.strip(), "line 1", SUFFICIENCY["length"]))
+    found += [
+        Finding("readable", line, _line_of(statement, line), "a line of a test's report")
+        for line in report_marks(statement)
+    ]
+    if not is_prose(statement):
+        found.append(Finding("readable", statement[:80], "line 1", SUFFICIENCY["readable"]))
+    if not shows(statement, tests):
+        found.append(Finding("shown", statement[:80], tests.ids[0], SUFFICIENCY["shown"]))
     for name in sorted({t.partition("::")[0] for t in tests.ids}):
         if name.endswith(".py") and re.search(rf"\b{re.escape(Path(name).name)}\b", statement):
             reason = "the file of failing tests is not in the agent's tree as they are"
@@ -187,8 +198,7 @@ def _at(check: str, what: str, number: int, reason: str) -> Finding:
 
 
 def _line_of(statement: str, what: str) -> str:
-    name = Path(what).name
-    before = statement.partition(name)[0]
+    before = statement.partition(what if what in statement else Path(what).name)[0]
     return f"line {before.count(chr(10)) + 1}"
 
 

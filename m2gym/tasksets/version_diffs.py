@@ -16,7 +16,7 @@ from m2gym.core.errors import VerifierError
 from m2gym.core.task import Split, WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent
-from m2gym.tasksets.describe import Facts, describe
+from m2gym.tasksets.describe import Facts
 from m2gym.tasksets.fetch import RegistryFile
 from m2gym.tasksets.measure import RUNS, MakeBox, Measured, failed, judged, measure
 from m2gym.tasksets.pair import Pair, moving, open_pair
@@ -29,7 +29,7 @@ from m2gym.tasksets.screen import Screen
 from m2gym.tasksets.sdist import PackageRejectedError, files_of
 from m2gym.tasksets.split import Part, Splitter
 from m2gym.tasksets.splits import split_of
-from m2gym.tasksets.statement import Finding, check_statement
+from m2gym.tasksets.statement import Finding, check_statement, repository_tests
 from m2gym.workspaces import make_workspace
 
 MAX_FAIL_TO_PASS = 40
@@ -221,10 +221,15 @@ def _without(measured: Measured, out: Collection[str]) -> Measured:
 def _statement(
     pair: Pair, part: Part, facts: Mapping[str, Facts], messages: Mapping[str, str]
 ) -> str:
-    seen = {test: facts[test] for test in part.fail_to_pass if test in facts}
+    reports = {name: text for name, text in messages.items() if name in _told(part.fail_to_pass)}
+    tests = repository_tests(pair.built, part.fail_to_pass, reports)
     seed = int(key_of(pair.name, part.fail_to_pass)[:8], 16)
-    told = describe(pair.new.project, seen, seed)
-    return told if told is not None else retell(pair.new.project, part.fail_to_pass, messages)
+    return retell(pair.new.project, tests, facts, seed)
+
+
+def _told(tests: Sequence[str]) -> set[str]:
+    """Of what failure reports may be: the tests, and their files (which may not be importable)."""
+    return {*tests, *(test.partition("::")[0] for test in tests)}
 
 
 def _recipe(

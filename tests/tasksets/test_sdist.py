@@ -117,6 +117,37 @@ def test_tests_inside_the_package_are_no_source(tmp_path: Path) -> None:
     assert not found.is_source("my_pkg/tests/t.py")
 
 
+@pytest.mark.parametrize(
+    ("paths", "sources", "tests"),
+    [
+        (["src/my_pkg.py", "src/tests.py"], ["src/my_pkg.py"], ["src/tests.py"]),
+        (["my_pkg.py", "my_pkg_test.py"], ["my_pkg.py"], ["my_pkg_test.py"]),
+        (["my_pkg/__init__.py", "my_pkg/test.py"], ["my_pkg"], ["my_pkg/test.py"]),
+        (["my_pkg/a/__init__.py", "my_pkg/a/tests/t.py"], ["my_pkg"], ["my_pkg/a/tests"]),
+        (["src/my_pkg/test_a.py", "src/my_pkg/b.py"], ["src/my_pkg"], ["src/my_pkg/test_a.py"]),
+    ],
+)
+def test_tests_may_be_a_module(
+    tmp_path: Path, paths: list[str], sources: list[str], tests: list[str]
+) -> None:
+    tree = _tree(tmp_path, *paths)
+    for path in paths:
+        (tree / path).write_text("def test_it():\n    pass\n")
+        if (tree / path).parent.name == "my_pkg":
+            (tree / path).with_name("__init__.py").touch()
+    if (tree / "my_pkg").is_dir():
+        (tree / "my_pkg" / "__init__.py").touch()
+    found = layout(tree, "my-pkg")
+    assert (list(found.sources), list(found.tests)) == (sources, tests)
+    assert all(found.is_test(path) and not found.is_source(path) for path in tests)
+
+
+def test_a_module_that_is_only_called_like_tests_is_source(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, "my_pkg/__init__.py", "my_pkg/ab_test.py")
+    with pytest.raises(PackageRejectedError, match=r"no module test_\*\.py"):
+        layout(tree, "my-pkg")
+
+
 def test_a_package_without_tests_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PackageRejectedError, match="carries no tests"):
         layout(_tree(tmp_path, "my_pkg/__init__.py"), "my-pkg")

@@ -12,17 +12,17 @@ import m2gym.rewards  # noqa: F401  (registers the reward functions)
 from m2gym.core.errors import DownloadError, InputError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
-from m2gym.tasksets import version_diff, version_diff_async, version_diffs
+from m2gym.tasksets import funnel, version_diff, version_diff_async, version_diffs
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.fetch import fetch
 from m2gym.tasksets.measure import verdicts
 from m2gym.tasksets.pair import made, moving, open_pair, pair_of
-from m2gym.tasksets.pairs import reason_kind, run, ship, shipped, steps
+from m2gym.tasksets.pairs import reason_kind, run, shipped, steps
 from m2gym.tasksets.recipe import ChangeSpec, load, pinned
 from m2gym.tasksets.recipe_taskset import build
 from m2gym.tasksets.repository import PYTEST, build_repository
-from m2gym.tasksets.retell import retell
 from m2gym.tasksets.sdist import PackageRejectedError, files_of
+from m2gym.tasksets.ship_pairs import UNTOLD, ship
 from m2gym.tasksets.split import grouped, joined
 from m2gym.tasksets.swe_repo import recipes
 from tests.tasksets.conftest import Index, lacking
@@ -174,15 +174,6 @@ def test_when_an_archive_was_made(index: Index, tmp_path: Path) -> None:
         made(Path(__file__), "a-1.tar.gz")
 
 
-def test_a_statement_of_last_resort_says_what_pytest_says() -> None:
-    reports = {"t.py::test_empty_input[a]": "x = 1\nE   ValueError: no input\nt.py:3: ValueError"}
-    text = retell("tiny", ["t.py::test_empty_input[a]", "t.py::test_more"], reports)
-    assert "“empty input [a]”" in text
-    assert "ValueError: no input" in text
-    assert "x = 1" not in text
-    assert "“more”" in text
-
-
 def test_a_run_over_many_pairs_goes_on_where_it_was(
     index: Index, wheels: Cache, make_box: MakeBox, tmp_path: Path
 ) -> None:
@@ -215,7 +206,40 @@ def test_tasks_with_a_statement_are_shipped(
     listed = {f"{path}::{name}" for path, names in green.items() for name in names}
     assert set(recipe.fail_to_pass) <= listed
     rows = json.loads((data / "pairs.json").read_text())
-    assert rows == [{"package": "tiny", "old": "1.0", "new": "1.1", "parts": 1, "shipped": 1}]
+    assert rows == [{"package": "tiny", "old": "1.0", "new": "1.1", "parts": 1}]
+
+
+def test_what_is_shipped_stays_and_what_is_not_has_its_reason(
+    index: Index, wheels: Cache, make_box: MakeBox, tmp_path: Path
+) -> None:
+    old = "def test_old(): pass\n"
+    index.add("tiny", "1.0", _release(OLD, tests__test_old=old))
+    tests = {"tests__test_size": SIZE_TESTS, "tests__test_name": NAME_TESTS}
+    index.add("tiny", "1.1", _release(NEW, **tests))
+    out, data = tmp_path / "out", tmp_path / "data"
+    run([("tiny", "1.0", "1.1")], out, wheels)
+    [first] = ship(out, {"tiny-1.1-2": "size(2) is wrong"}, data)
+    row = json.loads((data / "pairs.json").read_text())[0]
+    assert (row["parts"], row["dropped"]) == (2, {"tiny-1.1-1": UNTOLD})
+    accounts = funnel.pairs([first], data)
+    assert [a.missing for a in accounts.values() if isinstance(a, funnel.Account)] == [0]
+    left = {"tiny-1.1-1": "another reason"}
+    assert ship(out, {"tiny-1.1-2": "other words"}, data, left=left) == [first], "it stays"
+    row = json.loads((data / "pairs.json").read_text())[0]
+    assert row["dropped"] == left
+    both = ship(out, {"tiny-1.1-1": "name(7) is wrong"}, data)
+    assert [recipe.id for recipe in both] == ["tiny-1.1-1", "tiny-1.1-2"]
+    lines = (data / "tasks" / "tiny-version-diff.jsonl").read_text().splitlines()
+    assert {load(line, "tiny").id for line in lines} == {"tiny-1.1-1", "tiny-1.1-2"}
+
+
+def test_a_pair_that_takes_too_long_says_so(index: Index, wheels: Cache, tmp_path: Path) -> None:
+    index.add("tiny", "1.0", _release(OLD, tests__test_old="def test_old(): pass\n"))
+    hangs = "import time\ndef test_old(): time.sleep(60)\n"
+    index.add("tiny", "1.1", _release(NEW, tests__test_old=hangs))
+    run([("tiny", "1.0", "1.1")], tmp_path, wheels, limit=0.5)
+    outcome = json.loads((tmp_path / "tiny-1.1.json").read_text())
+    assert outcome["kind"] == "takes too long"
 
 
 def test_steps_between_releases(index: Index) -> None:
