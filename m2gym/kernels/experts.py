@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from m2gym.kernels import router
+from m2gym.kernels.fp8 import FP8, Fp8Experts, quantize_rows
 from m2gym.kernels.grouped import over_rows, sum_rows
 from m2gym.kernels.router import Plan
 from m2gym.kernels.rows import combine, permute, swiglu_backward
@@ -52,6 +53,18 @@ def _check(
             raise KernelRefusal(f"{_KERNEL}: {name} must be contiguous; call .contiguous() once")
 
 
+def _check_fp8(hidden: torch.Tensor, gate_up: torch.Tensor, fp8: Fp8Experts) -> None:
+    if hidden.dtype != torch.bfloat16:
+        raise KernelRefusal(f"{_KERNEL}: fp8 needs bfloat16 hidden states, got {hidden.dtype}")
+    experts, double, width = gate_up.shape
+    got = (fp8.experts, *fp8.gate_up.values_R_K.shape)
+    if got != (experts, experts * double, width):
+        raise KernelRefusal(
+            f"{_KERNEL}: fp8 holds {got[0]} experts in {got[1:]}, the weights are "
+            f"{tuple(gate_up.shape)}; call quantize_experts on these weights"
+        )
+
+
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -62,10 +75,15 @@ class _Experts(torch.autograd.Function):
         weights: torch.Tensor,
         plan: Plan,
         keep: bool,
+        fp8: Fp8Experts | None,
     ) -> torch.Tensor:
-        inner, kept = over_rows("up", permute(hidden, plan), gate_up, plan, swiglu=True, keep=keep)
-        y, _ = over_rows("down", inner, down, plan)
-        del inner
+        if fp8 is None:
+            rows = permute(hidden, plan)
+            inner, kept = over_rows("up", rows, gate_up, plan, swiglu=True, keep=keep)
+            y, _ = over_rows("down", inner, down, plan)
+            del rows, inner
+        else:
+            y, kept = _in_8_bits(hidden, fp8, plan, keep)
         if keep:
             ctx.save_for_backward(hidden, gate_up, down, weights, kept)
             ctx.plan, ctx.spent = plan, False
@@ -94,7 +112,27 @@ class _Experts(torch.autograd.Function):
             del y
         if need_gate_up:
             d_gate_up = _d_gate_up(kept, hidden, gate_up, plan)
-        return d_hidden, d_gate_up, d_down, d_weights.to(weights.dtype), None, None
+        return d_hidden, d_gate_up, d_down, d_weights.to(weights.dtype), None, None, None
+
+
+def _in_8_bits(
+    hidden: torch.Tensor, fp8: Fp8Experts, plan: Plan, keep: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The two products from 8-bit operands: the rows' results, and what ``keep`` kept in bf16."""
+    tokens = quantize_rows(hidden)
+    rows = permute(tokens.values_R_K.view(torch.uint8), plan).view(FP8)
+    scales = permute(tokens.scales_R[:, None], plan)[:, 0]
+    gate_up, down = fp8.gate_up, fp8.down
+    inner, kept = over_rows(
+        "up", rows, gate_up.values_R_K.view(fp8.experts, -1, hidden.shape[1]), plan,
+        swiglu=True, keep=keep, scales=(scales, gate_up.scales_R),
+    )  # fmt: skip
+    small = quantize_rows(inner, plan.starts_E1[fp8.experts :])
+    y, _ = over_rows(
+        "down", small.values_R_K, down.values_R_K.view(fp8.experts, hidden.shape[1], -1), plan,
+        scales=(small.scales_R, down.scales_R),
+    )  # fmt: skip
+    return y, kept
 
 
 def _d_gate_up(
@@ -120,6 +158,7 @@ def experts(
     weights_T_K: torch.Tensor,
     *,
     plan: Plan | None = None,
+    fp8: Fp8Experts | None = None,
 ) -> torch.Tensor:
     """sum_k w_k · down(silu(gate(x)) · up(x)) over each token's experts, differentiable.
 
@@ -131,6 +170,8 @@ def experts(
         index_T_K: expert ids; an id outside ``[0, E)`` drops its slot.
         weights_T_K: the slots' weights, any floating type.
         plan: the router's plan for these ids, when it is at hand already.
+        fp8: these weights in 8 bits (`fp8.quantize_experts`): the forward multiplies them by 8-bit
+            tokens; the backward takes the 16-bit weights and what the forward kept.
 
     Raises:
         KernelRefusal: a device, type, shape or layout the kernels cannot take.
@@ -138,6 +179,8 @@ def experts(
     hidden = hidden_T_H.contiguous()
     _check(hidden, gate_up_E_2I_H, down_E_H_I, weights_T_K)
     count = gate_up_E_2I_H.shape[0]
+    if fp8 is not None:
+        _check_fp8(hidden, gate_up_E_2I_H, fp8)
     if index_T_K.shape != weights_T_K.shape or index_T_K.shape[0] != hidden.shape[0]:
         raise KernelRefusal(
             f"{_KERNEL}: index and weights must be (T, K) for {hidden.shape[0]} tokens, got "
@@ -149,5 +192,5 @@ def experts(
         plan = router.plan(index_T_K, count, row_tile(index_T_K.numel(), count))
     inputs = (hidden, gate_up_E_2I_H, down_E_H_I, weights_T_K.contiguous())
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    out: torch.Tensor = _Experts.apply(*inputs, plan, keep)
+    out: torch.Tensor = _Experts.apply(*inputs, plan, keep, fp8)
     return out

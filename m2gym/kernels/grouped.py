@@ -43,6 +43,8 @@ def _over_rows_kernel(
     b,
     out,
     kept,
+    row_scales,
+    channel_scales,
     tile_expert,
     total_rows,
     n_size,
@@ -53,6 +55,7 @@ def _over_rows_kernel(
     BK: tl.constexpr,
     GLU: tl.constexpr,
     KEEP: tl.constexpr,
+    SCALED: tl.constexpr,
     KN: tl.constexpr,
     SWAP: tl.constexpr,
     GROUP: tl.constexpr,
@@ -85,6 +88,12 @@ def _over_rows_kernel(
         if SWAP:
             acc = acc.T
             acc_up = acc_up.T
+        if SCALED:
+            channels = channel_scales + base + n * BN + tl.arange(0, BN)
+            row_scale = tl.load(row_scales + m * BM + tl.arange(0, BM))[:, None]
+            acc = acc * row_scale * tl.load(channels)[None, :]
+            if GLU:
+                acc_up = acc_up * row_scale * tl.load(channels + n_size)[None, :]
         if GLU:
             if KEEP:
                 kept.store([m * BM, n * BN], acc.to(dtype))
@@ -142,6 +151,7 @@ def over_rows(
     transposed: bool = False,
     swiglu: bool = False,
     keep: bool = False,
+    scales: tuple[torch.Tensor, torch.Tensor] | None = None,
     cut: Tiles | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """``rows[r] @ weight[expert of r].T`` for every padded row.
@@ -152,6 +162,8 @@ def over_rows(
         weight_E: (E, N, K), or (E, K, N) when ``transposed``.
         swiglu: ``weight_E`` holds gate rows, then up rows; the result is silu(gate) · up.
         keep: with ``swiglu``, also return gate and up before the activation, (capacity, 2N).
+        scales: of 8-bit operands, the rows' (capacity,) and the weights' channels' (E · N,); the
+            result is bf16 then.
         cut: other tiles than the table's.
 
     Returns:
@@ -161,8 +173,10 @@ def over_rows(
     cols, depth = (second, first) if transposed else (first // 2 if swiglu else first, second)
     device, dtype = rows_R_K.device, rows_R_K.dtype
     cut = cut or tiles(product, plan.align, cols, depth, dtype, device)
-    out = torch.empty(plan.capacity, cols, dtype=dtype, device=device)
-    kept = torch.empty(plan.capacity, 2 * cols, dtype=dtype, device=device) if keep else out
+    wide = dtype if scales is None else torch.bfloat16
+    out = torch.empty(plan.capacity, cols, dtype=wide, device=device)
+    kept = torch.empty(plan.capacity, 2 * cols, dtype=wide, device=device) if keep else out
+    row_scales, channel_scales = scales or (plan.starts_E1, plan.starts_E1)
     if not plan.capacity:
         return out, kept if keep else None
     block = (cut.depth, cut.cols) if transposed else (cut.cols, cut.depth)
@@ -172,6 +186,8 @@ def over_rows(
         descriptor(weight_E.view(experts * first, second), *block),
         descriptor(out, cut.rows, cut.cols),
         descriptor(kept, cut.rows, cut.cols),
+        row_scales,
+        channel_scales,
         plan.tile_expert,
         plan.starts_E1[experts:],
         cols,
@@ -182,6 +198,7 @@ def over_rows(
         BK=cut.depth,
         GLU=swiglu,
         KEEP=keep,
+        SCALED=scales is not None,
         KN=transposed,
         SWAP=cut.swap,
         GROUP=cut.group,

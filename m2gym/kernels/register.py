@@ -21,12 +21,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.minimax_m2.modeling_minimax_m2 import eager_attention_forward
 
 from m2gym.kernels.experts import experts
+from m2gym.kernels.fp8 import quantize_experts
 from m2gym.kernels.norm import rms_norm
 from m2gym.kernels.rotary import norm_rotary
 from m2gym.kernels.support import KernelRefusal
 from m2gym.kernels.tree_attention import tree_attention
 
 EXPERTS = "m2_triton"
+EXPERTS_FP8 = "m2_triton_fp8"
 ATTENTION = "m2_tree"
 
 
@@ -45,10 +47,36 @@ def experts_forward(
 ) -> torch.Tensor:
     """Transformers' experts interface on ``experts.experts``.
 
+    Under the name ``m2_triton_fp8`` (`experts_forward_fp8`) the forward is in 8 bits.
+
     Raises:
         KernelRefusal: experts without a gate, with biases, in another layout, or with another
             activation than SiLU; and whatever ``experts.experts`` refuses.
     """
+    _check(self)
+    return experts(hidden_states, self.gate_up_proj, self.down_proj, top_k_index, top_k_weights)
+
+
+def experts_forward_fp8(
+    self: Any,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """`experts_forward` with the forward's products in 8 bits, the backward's in 16.
+
+    The 8-bit weights are made when they are first needed and again after an optimiser's step has
+    changed the 16-bit ones; they stay beside them, half as large.
+    """
+    _check(self)
+    weights = self.gate_up_proj, self.down_proj
+    state = tuple((weight.data_ptr(), weight._version) for weight in weights)
+    if getattr(self, "_m2_fp8_of", None) != state:
+        self._m2_fp8, self._m2_fp8_of = quantize_experts(*weights), state
+    return experts(hidden_states, *weights, top_k_index, top_k_weights, fp8=self._m2_fp8)
+
+
+def _check(self: Any) -> None:
     if not self.has_gate:
         _refuse(self, "has no gate")
     if self.has_bias:
@@ -58,7 +86,6 @@ def experts_forward(
     plain_gate = type(self)._apply_gate is moe._default_apply_gate
     if not plain_gate or not isinstance(self.act_fn, nn.SiLU | _silu_types()):
         _refuse(self, "has another gate than silu(gate) * up")
-    return experts(hidden_states, self.gate_up_proj, self.down_proj, top_k_index, top_k_weights)
 
 
 def _silu_types() -> Any:
@@ -104,8 +131,10 @@ def attention_forward(
 
 
 def register() -> None:
-    """Make ``m2_triton`` experts and ``m2_tree`` attention known to transformers; idempotent."""
+    """Make ``m2_triton`` and ``m2_triton_fp8`` experts and ``m2_tree`` attention known to
+    transformers; idempotent."""
     moe.ALL_EXPERTS_FUNCTIONS.register(EXPERTS, experts_forward)
+    moe.ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FP8, experts_forward_fp8)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)
 
 

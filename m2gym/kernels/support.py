@@ -75,11 +75,11 @@ def programs(device: torch.device) -> int:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How a kernel multiplies: fp32 exactly, 16 bits on tensor cores, bf16 upcast if interpreted.
+    """How a kernel multiplies: fp32 exactly, 16 and 8 bits on tensor cores; upcast if interpreted.
 
-    The interpreter's ``tl.dot`` takes bf16 for integers.
+    The interpreter's ``tl.dot`` takes bf16 and 8-bit floats for integers.
     """
-    if dtype == torch.bfloat16 and interpreting():
+    if dtype in (torch.bfloat16, torch.float8_e4m3fn) and interpreting():
         return "upcast"
     return "ieee" if dtype == torch.float32 else "tf32"
 

@@ -98,6 +98,34 @@ def _dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _query_tile(
+    items, rows_total, N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr,
+    BM: tl.constexpr,
+):  # fmt: skip
+    """This program's rows: its item of the tables, which rows live, where q's and lse's lie."""
+    PACKS: tl.constexpr = N // PACK
+    TOKENS: tl.constexpr = BM // PACK
+    item = items + tl.program_id(0) // PACKS * 7
+    lead = tl.program_id(0) % PACKS * PACK
+    column = lead // (N // M) * D
+    first = tl.load(item)
+    last = tl.load(item + 1)
+    own = tl.load(item + 2)
+    block = tl.load(item + 3)
+    wholes = tl.load(item + 4) - block
+    tail = tl.load(item + 5)
+    shorts = tl.load(item + 6) - tail
+
+    row = tl.arange(0, BM)
+    token = first + row // PACK
+    live = (row < TOKENS * PACK) & (token < last)
+    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
+    cells = (first.to(tl.int64) * N + lead) * D + at
+    where = (lead + row % PACK) * rows_total + token
+    return first, last, own, block, wholes, tail, shorts, column, token, live, cells, where
+
+
+@triton.jit
 def _softmax_step(q, k, v, keys, limit, top, total, acc, scale, MASKED: tl.constexpr,
                   PRECISION: tl.constexpr):  # fmt: skip
     zero = tl.zeros([q.shape[0], k.shape[0]], tl.float32)
@@ -118,30 +146,14 @@ def _forward_kernel(
     N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, BS: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    PACKS: tl.constexpr = N // PACK
-    TOKENS: tl.constexpr = BM // PACK
-    item = items + tl.program_id(0) // PACKS * 7
-    lead = tl.program_id(0) % PACKS * PACK
-    column = lead // (N // M) * D
-    first = tl.load(item)
-    last = tl.load(item + 1)
-    own = tl.load(item + 2)
-    block = tl.load(item + 3)
-    wholes = tl.load(item + 4) - block
-    tail = tl.load(item + 5)
-    shorts = tl.load(item + 6) - tail
-
-    row = tl.arange(0, BM)
-    token = first + row // PACK
-    live = (row < TOKENS * PACK) & (token < last)
-    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
-    base = (first.to(tl.int64) * N + lead) * D
-    where = (lead + row % PACK) * rows_total + token
-    query = tl.load(q + base + at, mask=live[:, None], other=0.0)
+    first, last, own, block, wholes, tail, shorts, column, token, live, cells, where = _query_tile(
+        items, rows_total, N, M, D, PACK, BM
+    )
+    query = tl.load(q + cells, mask=live[:, None], other=0.0)
     if PRIOR:
         top = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
         total = tl.where(top == float("-inf"), 0.0, 1.0)
-        acc = tl.load(out + base + at, mask=live[:, None], other=0.0).to(tl.float32)
+        acc = tl.load(out + cells, mask=live[:, None], other=0.0).to(tl.float32)
     else:
         top = tl.full([BM], float("-inf"), tl.float32)
         total = tl.zeros([BM], tl.float32)
@@ -167,7 +179,7 @@ def _forward_kernel(
             query, k_short.load([start, column]), v_short.load([start, column]), start + short,
             limit, top, total, acc, scale, True, PRECISION,
         )  # fmt: skip
-    tl.store(out + base + at, (acc / total[:, None]).to(out.dtype.element_ty), mask=live[:, None])
+    tl.store(out + cells, (acc / total[:, None]).to(out.dtype.element_ty), mask=live[:, None])
     tl.store(lse + where, (top + tl.log2(total)) * 0.6931471805599453, mask=live)
 
 
@@ -188,29 +200,13 @@ def _d_query_kernel(
     N: tl.constexpr, M: tl.constexpr, D: tl.constexpr, PACK: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, PRIOR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    PACKS: tl.constexpr = N // PACK
-    TOKENS: tl.constexpr = BM // PACK
-    item = items + tl.program_id(0) // PACKS * 7
-    lead = tl.program_id(0) % PACKS * PACK
-    column = lead // (N // M) * D
-    first = tl.load(item)
-    last = tl.load(item + 1)
-    own = tl.load(item + 2)
-    block = tl.load(item + 3)
-    wholes = tl.load(item + 4) - block
-    tail = tl.load(item + 5)
-    shorts = tl.load(item + 6) - tail
-
-    row = tl.arange(0, BM)
-    token = first + row // PACK
-    live = (row < TOKENS * PACK) & (token < last)
-    at = (row // PACK * N + row % PACK)[:, None] * D + tl.arange(0, D)[None, :]
-    base = (first.to(tl.int64) * N + lead) * D
-    where = (lead + row % PACK) * rows_total + token
-    query = tl.load(q + base + at, mask=live[:, None], other=0.0)
-    d = tl.load(d_out + base + at, mask=live[:, None], other=0.0)
+    first, last, own, block, wholes, tail, shorts, column, token, live, cells, where = _query_tile(
+        items, rows_total, N, M, D, PACK, BM
+    )
+    query = tl.load(q + cells, mask=live[:, None], other=0.0)
+    d = tl.load(d_out + cells, mask=live[:, None], other=0.0)
     norm = tl.load(lse + where, mask=live, other=0.0) * 1.4426950408889634
-    mixed = tl.load(out + base + at, mask=live[:, None], other=0.0).to(tl.float32)
+    mixed = tl.load(out + cells, mask=live[:, None], other=0.0).to(tl.float32)
     inner = tl.sum(mixed * d.to(tl.float32), 1)
     tl.store(delta + where, inner, mask=live)
     acc = tl.zeros([BM, D], tl.float32)
@@ -236,8 +232,8 @@ def _d_query_kernel(
         )  # fmt: skip
     acc = acc * natural_scale
     if PRIOR:
-        acc += tl.load(d_q + base + at, mask=live[:, None], other=0.0).to(tl.float32)
-    tl.store(d_q + base + at, acc.to(d_q.dtype.element_ty), mask=live[:, None])
+        acc += tl.load(d_q + cells, mask=live[:, None], other=0.0).to(tl.float32)
+    tl.store(d_q + cells, acc.to(d_q.dtype.element_ty), mask=live[:, None])
 
 
 @triton.jit

@@ -121,6 +121,10 @@ def tiles(
             found, rows=min(found.rows, 64), cols=64, depth=min(found.depth, 32), stages=2,
             specialize=False,
         )  # fmt: skip
+    if dtype == torch.float8_e4m3fn:
+        found = replace(found, depth=2 * found.depth)  # as many bytes a step
+        if (product, size) == ("up", 128):
+            found = replace(found, stages=3, specialize=False, group=4)  # measured on an H100
     if product in ("d_down", "d_gate_up"):
         return replace(
             found, rows=fit(found.rows, depth), cols=fit(found.cols, cols),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from m2gym.kernels import bench
+from m2gym.kernels.bench.attention import check_tree
+from m2gym.kernels.bench.experts import check_experts, experts_inputs
+from m2gym.kernels.bench.measure import Row, extra_gb
 from m2gym.kernels.experts import experts
 from m2gym.kernels.logprobs import Cispo, policy_loss
 from m2gym.kernels.peers import turns_tree
@@ -17,22 +19,23 @@ pytestmark = [
 ]
 
 
-def errors(row: bench.Row) -> list[float]:
+def errors(row: Row) -> list[float]:
     return [value for key, value in row.items() if key not in ("work", "how")]
 
 
 def test_experts_at_m2s_width() -> None:
-    for row in bench.check_experts():
-        assert max(errors(row)) < 1e-2, row
+    for row in check_experts():
+        bound = 1e-1 if "fp8" in row["how"] else 1e-2
+        assert max(errors(row)) < bound, row
 
 
 def test_tree_attention_on_each_library() -> None:
-    for row in bench._check_tree(*turns_tree(24)):
+    for row in check_tree(*turns_tree(24)):
         assert max(errors(row)) < 1e-2, row
 
 
 def test_experts_repeat_to_the_bit() -> None:
-    inputs = bench._experts_inputs((1024, 512, 32, 4), 3000, "zipf")
+    inputs = experts_inputs((1024, 512, 32, 4), 3000, "zipf")
     first: list[torch.Tensor] = []
     for _ in range(20):
         for x in inputs:
@@ -79,10 +82,10 @@ def test_tree_attention_repeats_to_the_bit_when_asked_to() -> None:
 
 def test_the_backwards_memory_is_what_is_kept_and_a_slice() -> None:
     """Beside the gradients at most the activations kept and one slice of permuted tokens."""
-    inputs = bench._experts_inputs((2048, 512, 64, 4), 16384, "balanced")
+    inputs = experts_inputs((2048, 512, 64, 4), 16384, "balanced")
     leaves = [x for x in inputs if x.requires_grad]
     upstream = torch.randn_like(inputs[0])
-    spent = bench.extra_gb(lambda: experts(*inputs).backward(upstream), leaves)
+    spent = extra_gb(lambda: experts(*inputs).backward(upstream), leaves)
     rows = 16384 * 4 + 64 * 127
     out, kept, part = 16384 * 2048 * 2, rows * 1024 * 2, rows * 512 * 2
     assert spent * 1e9 < 1.2 * (out + kept + part + 2 * rows * 512 * 2)

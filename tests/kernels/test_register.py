@@ -14,6 +14,7 @@ from m2gym.kernels import reference  # noqa: E402
 from m2gym.kernels.register import (  # noqa: E402
     ATTENTION,
     EXPERTS,
+    EXPERTS_FP8,
     fuse_norms,
     fuse_rotary,
     register,
@@ -67,6 +68,34 @@ def test_experts_in_a_model(make: Any, device: str) -> None:
             assert b.grad is None, name
         else:
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_experts_in_8_bits_follow_the_optimiser(device: str) -> None:
+    eager, ours = pair(minimax_m2, device, experts_implementation=EXPERTS_FP8,
+                       attn_implementation="eager")  # fmt: skip
+    eager, ours = eager.bfloat16(), ours.bfloat16()
+    ids = torch.randint(0, 64, (2, 9), device=device)
+    for model in (eager, ours):
+        for parameter in model.parameters():
+            parameter.data *= 3  # so that the experts say something
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (eager, ours)]
+    losses = []
+    for _ in range(2):
+        losses.append([float(model(ids, labels=ids).loss.detach()) for model in (eager, ours)])
+        for model, optimizer in zip((eager, ours), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(ids, labels=ids).loss.backward()
+            optimizer.step()
+    for expected, got in losses:
+        assert got == pytest.approx(expected, rel=0.05)
+    assert losses[1][1] < losses[0][1]
+    layer = next(m for m in ours.modules() if hasattr(m, "_m2_fp8"))
+    held = layer._m2_fp8
+    ours(ids)
+    assert layer._m2_fp8 is not held, "weights changed after the last forward"
+    held = layer._m2_fp8
+    ours(ids)
+    assert layer._m2_fp8 is held
 
 
 def test_tree_in_a_model(device: str) -> None:
