@@ -29,7 +29,7 @@ from m2gym.core.registry import SCAFFOLDS
 from m2gym.core.task import Split
 from m2gym.envs.catalog import env_entry
 from m2gym.models.chat_format import TurnFormat
-from m2gym.models.formats import guess_format, load_format
+from m2gym.models.formats import FORMATS, guess_format, load_format
 from m2gym.models.token_model import TokenModel
 from m2gym.models.tokenizer import HfTokenizer
 from m2gym.rollout.driver import Attempt
@@ -118,9 +118,22 @@ def engine_of(model: HookedModel, format: TurnFormat, config: LocalConfig) -> Lo
 
 
 def format_of(folder: Path, config: LocalConfig) -> TurnFormat:
-    """The chat format of a model's tokenizer."""
+    """The chat format of a model's tokenizer.
+
+    Raises:
+        InputError: its tokens tell of none, and ``config`` names none.
+    """
     tokenizer = HfTokenizer.load(folder)
-    return load_format(config.format, tokenizer) if config.format else guess_format(tokenizer)
+    if config.format:
+        return load_format(config.format, tokenizer)
+    try:
+        return guess_format(tokenizer)
+    except UnknownIdError as error:
+        raise InputError(
+            f"the tokenizer in {folder} has no end of a turn that is known here, so how chats are "
+            f"written cannot be told; train a chat model, or name one of {', '.join(FORMATS)} as "
+            "backend.format"
+        ) from error
 
 
 def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) -> Rollouts:

@@ -1,9 +1,10 @@
 """Tokens a second of the engine beside transformers' own ways, in one run.
 
-A group of one shared prompt, as in reinforcement learning: the same weights (random, of a named
-shape), dtype, prompt and number of sampled tokens for all three. Every figure is the fastest of
-``repeat`` measurements after a small one that warms up; on a machine with other work compare the
-processor time, which waiting does not change.
+A group of one shared prompt, as in reinforcement learning, and as many prompts that share nothing:
+the same weights (random, of a named shape), dtype, prompts and number of sampled tokens for all
+three. Every figure is the fastest of ``repeat`` measurements after one of the same size that warms
+up; the engine serves all of them, with new weights each time, as in training. On a machine with
+other work compare the processor time, which waiting does not change.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from m2gym.backends.local import bench_step
 from m2gym.backends.local.engine import LocalEngine
-from m2gym.backends.local.hooked import HookedModel
+from m2gym.backends.local.hooked import ATTENTION, HookedModel
 from m2gym.core.protocols import Sampling
 
 COMMON = {
@@ -99,22 +100,25 @@ def run(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = shape or ("smollm2-135m" if device == "cuda" else "llama-11m")
     model = shaped(shape, torch.float32 if device == "cpu" else torch.bfloat16, device)
-    ids = np.random.default_rng(0).integers(3, 8192, prompt).tolist()
+    random = np.random.default_rng(0)
+    ways = {name: way(model) for name, way in WAYS.items()}
     rows = []
     for group in groups:
-        for name, way in WAYS.items():
-            way(model, ids[:32], group, 4)
-            found = [_timed(partial(way, model, ids, group, new)) for _ in range(repeat)]
-            tokens, seconds, cpu = min(found, key=lambda timing: timing[1])
-            rows.append(
-                {
-                    "what": f"{name}, {shape}, {group} × ({prompt} shared + {new})",
-                    "seconds": seconds,
-                    "tokens_per_second": tokens / seconds,
-                    "cpu_seconds": cpu,
-                    "device": device,
-                }
-            )
+        one = random.integers(3, 4096, prompt).tolist()
+        own = random.integers(3, 4096, (group, prompt)).tolist()
+        for what, prompts in (("shared", [one] * group), ("each its own", own)):
+            for name, work in ways.items():
+                found = [_timed(partial(work, prompts, new)) for _ in range(repeat + 1)][1:]
+                tokens, seconds, cpu = min(found, key=lambda timing: timing[1])
+                rows.append(
+                    {
+                        "what": f"{name}, {shape}, {group} × ({prompt} {what} + {new})",
+                        "seconds": seconds,
+                        "tokens_per_second": tokens / seconds,
+                        "cpu_seconds": cpu,
+                        "device": device,
+                    }
+                )
     return [*rows, *bench_step.run(bench_step.GPU if device == "cuda" else bench_step.CPU)]
 
 
@@ -126,51 +130,68 @@ def _timed(work: Callable[[], int]) -> tuple[int, float, float]:
     return tokens, time.perf_counter() - begun, time.process_time() - cpu
 
 
-def _generate(model: Any, ids: list[int], group: int, new: int) -> int:
-    model.set_attn_implementation("sdpa")
-    out = model.generate(
-        torch.tensor([ids], device=model.device),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        num_return_sequences=group,
-        max_new_tokens=new,
-    )
-    return int(out.shape[0] * (out.shape[1] - len(ids)))
+Work = Callable[[list[list[int]], int], int]
+"""Answers of so many tokens to prompts of one length; how many tokens there were."""
 
 
-def _batch(model: Any, ids: list[int], group: int, new: int) -> int:
+def _generate(model: Any) -> Work:
+    def work(prompts: list[list[int]], new: int) -> int:
+        model.set_attn_implementation("sdpa")
+        ids = torch.tensor(prompts, device=model.device)
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            max_new_tokens=new,
+        )
+        return int(out.shape[0] * (out.shape[1] - ids.shape[1]))
+
+    return work
+
+
+def _batch(model: Any) -> Work:
     transformers: Any = importlib.import_module("transformers")
-    model.set_attn_implementation("sdpa")
-    config = transformers.GenerationConfig(
-        max_new_tokens=new, do_sample=True, temperature=1.0, top_k=0, eos_token_id=-1
-    )
-    blocks = group * (2 + (len(ids) + new) // BLOCK)
-    memory = transformers.ContinuousBatchingConfig(
-        block_size=BLOCK, num_blocks=blocks, max_batch_tokens=2048
-    )
-    found = model.generate_batch(
-        [ids] * group,
-        generation_config=config,
-        continuous_batching_config=memory,
-        progress_bar=False,
-    )
-    return sum(len(output.generated_tokens) for output in found.values())
+
+    def work(prompts: list[list[int]], new: int) -> int:
+        model.set_attn_implementation("sdpa")
+        config = transformers.GenerationConfig(
+            max_new_tokens=new, do_sample=True, temperature=1.0, top_k=0, eos_token_id=-1
+        )
+        blocks = len(prompts) * (2 + (len(prompts[0]) + new) // BLOCK)
+        memory = transformers.ContinuousBatchingConfig(
+            block_size=BLOCK, num_blocks=blocks, max_batch_tokens=2048
+        )
+        found = model.generate_batch(
+            prompts,
+            generation_config=config,
+            continuous_batching_config=memory,
+            progress_bar=False,
+        )
+        return sum(len(output.generated_tokens) for output in found.values())
+
+    return work
 
 
-def _engine(model: Any, ids: list[int], group: int, new: int) -> int:
-    async def all_of_them() -> int:
-        engine = LocalEngine(HookedModel(model))
+def _engine(model: Any) -> Work:
+    engine = LocalEngine(HookedModel(model))
+
+    async def all_of_them(prompts: list[list[int]], new: int) -> int:
+        await engine.update_weights(engine.version + 1)
         outputs = await asyncio.gather(
             *(
                 engine.generate(ids, Sampling(max_tokens=new, seed=n), session_id=str(n))
-                for n in range(group)
+                for n, ids in enumerate(prompts)
             )
         )
-        engine.close()
         return sum(len(output.ids) for output in outputs)
 
-    return asyncio.run(all_of_them())
+    def work(prompts: list[list[int]], new: int) -> int:
+        model.set_attn_implementation(ATTENTION)
+        return asyncio.run(all_of_them(prompts, new))
+
+    return work
 
 
 WAYS = {

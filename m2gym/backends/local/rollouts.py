@@ -13,7 +13,7 @@ import numpy as np
 from m2gym.backends.local.behaviour import extras
 from m2gym.backends.local.process import reward_of
 from m2gym.backends.train_config import ProcessConfig
-from m2gym.core.errors import InputError
+from m2gym.core.errors import BudgetError, InputError
 from m2gym.core.protocols import Delta, Engine, Model, ModelRequest, Sampling, Scaffold, Session
 from m2gym.core.task import Mount
 from m2gym.core.trajectory import Trajectory
@@ -43,7 +43,7 @@ class Rollouts(Protocol):
 class PromptRollouts:
     """One answer a task: ``prompts`` are token ids by task, ``reward`` judges an answer's ids.
 
-    The reward sees the answer alone, never the prompt.
+    The reward sees the answer alone, never the prompt. A prompt that fills the context is masked.
     """
 
     prompts: Mapping[str, Sequence[int]]
@@ -60,7 +60,10 @@ class PromptRollouts:
         self, engine: Engine, task: str, key: str, sampling: Sampling
     ) -> PoolTrajectory:
         prompt = self.prompts[task]
-        out = await engine.generate(prompt, sampling, session_id=key)
+        try:
+            out = await engine.generate(prompt, sampling, session_id=key)
+        except BudgetError as error:
+            return PoolTrajectory(key, (), None, error.stop, task=task, extra={"error": str(error)})
         completion = PoolCompletion(
             np.array(prompt, np.int32),
             np.array(out.ids, np.int32),

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 
-from m2gym.backends.local.backend import engine_of  # noqa: E402
+from m2gym.backends.local.backend import engine_of, format_of  # noqa: E402
 from m2gym.backends.local.behaviour import behaviour, probes, success  # noqa: E402
 from m2gym.backends.local.gguf import model_folder  # noqa: E402
 from m2gym.backends.local.hooked import HookedModel, set_experts  # noqa: E402
@@ -181,6 +181,19 @@ def test_models_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="cannot be read as a causal model"):
         model_folder(f"gguf:{tmp_path / 'bad.gguf'}", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+
+
+def test_a_model_without_a_chat_format(tmp_path):
+    tokenizers, transformers = (
+        pytest.importorskip(name, reason="in extra 'train'")
+        for name in ("tokenizers", "transformers")
+    )
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"train a chat model, or name one of .*backend\.format"):
+        format_of(tmp_path, LocalConfig())
+    with pytest.raises(InputError, match="which ends every turn"):
+        format_of(tmp_path, LocalConfig(format="chatml"))
 
 
 def test_experts_by_name():

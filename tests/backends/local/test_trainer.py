@@ -229,6 +229,16 @@ async def test_what_cannot_be_graded_is_masked_and_a_dead_source_ends_the_run(tm
         await train(config(tmp_path / "b"), prompts(lambda task, ids: math.nan))
 
 
+async def test_a_prompt_that_fills_the_context_is_masked_and_counted(tmp_path):
+    rollouts = prompts()
+    long = {**rollouts.prompts, "t1": [5] * 3000}
+    result = await train(config(tmp_path / "a"), PromptRollouts(long, share, tasks=["t0", "t1"]))
+    assert len(result.rows) == 4
+    assert sum(row["dropped_groups"] for row in result.rows) > 0
+    with pytest.raises(InfraError, match=r"context.*3000 tokens and the context 2048"):
+        await train(config(tmp_path / "b"), PromptRollouts({"t1": [5] * 3000}, share))
+
+
 async def test_equal_groups_update_nothing_and_are_named(tmp_path):
     model = tiny(initializer_range=0.1)
     before = [p.detach().clone() for p in model.parameters()]
