@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import User, Workspace
-from m2gym.workspaces import slots
+from m2gym.workspaces import docker_enter, slots
 from m2gym.workspaces.bubblewrap import HOMES
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.docker_engine import Engine, ask, engine
@@ -114,6 +115,8 @@ class DockerWorkspace(SupervisedWorkspace):
         self._slot: slots.Slot | None = None
         self._first_id = self._oom = 0
         self._upper: Path | None = None
+        self._alive = self._pid = -1
+        self._entered: subprocess.Popen[bytes] | None = None
         self.name = self._state.name("d")
         self.folder = self._state.path / "boxes" / self.name
         self.container = ""
@@ -153,11 +156,13 @@ class DockerWorkspace(SupervisedWorkspace):
         listener = await asyncio.to_thread(self._show)
         try:
             await asyncio.to_thread(self._create, image)
-            connection = await self._accept(listener)
+            if self._alive < 0:
+                self.channel = Channel(await self._accept(listener))
+            else:
+                self.channel = await asyncio.to_thread(self._enter)
         finally:
             listener.close()
             (self.folder / "shown" / "owner").unlink(missing_ok=True)
-        self.channel = Channel(connection)
         self.channel.lost = self._lost
         root, pid = await self.channel.hello()
         self.tree = Tree(root, self.spec.workdir, [*HOMES.values(), "/tmp"])
@@ -218,7 +223,21 @@ class DockerWorkspace(SupervisedWorkspace):
             nano_cpus=None if limits.cpus is None else max(1, round(limits.cpus * 1e9)),
             log_config={"Type": "json-file", "Config": {"max-size": "64k"}},
         )
-        command = self._command()
+        try:
+            self._run(image, self._command(), settings)
+        except InfraError as error:
+            if "python3" not in str(error) or "not found" not in str(error):
+                raise
+            self._remove_container()
+            self._alive = docker_enter.pipe(self.folder / "shown")
+            self._run(image, docker_enter.KEEPER, settings)
+        layers = ask("looking at a container", api.inspect_container, self.container)
+        upper = ((layers.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
+        self._upper = Path(upper) if upper and os.access(upper, os.R_OK) else None
+        self._pid = int(layers["State"]["Pid"])
+
+    def _run(self, image: str, command: list[str], settings: dict[str, Any]) -> None:
+        api = self._engine.api
         made = ask(
             "creating a container", api.create_container, image,
             entrypoint=command[:1], command=command[1:], hostname="box", user="0:0",
@@ -226,18 +245,16 @@ class DockerWorkspace(SupervisedWorkspace):
             healthcheck={"test": ["NONE"]},
         )  # fmt: skip
         self.container = str(made["Id"])
-        try:
-            ask("starting a container", api.start, self.container)
-        except InfraError as error:
-            if command[0] == "python3" and "executable file not found" in str(error):
-                raise CapabilityError(
-                    "this image has no python3 and this machine no C compiler for our supervisor; "
-                    "run: apt-get install -y gcc"
-                ) from error
-            raise
-        layers = ask("looking at a container", api.inspect_container, self.container)
-        upper = ((layers.get("GraphDriver") or {}).get("Data") or {}).get("UpperDir")
-        self._upper = Path(upper) if upper and os.access(upper, os.R_OK) else None
+        ask("starting a container", api.start, self.container)
+
+    def _enter(self) -> Channel:
+        """A channel to a supervisor that is run from outside."""
+        channel = Channel()
+        bounds = rlimits(self.spec.limits, grouped=True, own_namespace=True)
+        number = channel.peer.fileno()
+        self._entered = docker_enter.enter(self._pid, number, bounds, ROOT_MAY)
+        channel.peer.close()
+        return channel
 
     async def _accept(self, listener: socket.socket) -> socket.socket:
         loop = asyncio.get_running_loop()
@@ -308,8 +325,14 @@ class DockerWorkspace(SupervisedWorkspace):
 
     def _remove_container(self) -> None:
         name, self.container, self._upper = self.container, "", None
+        if self._alive >= 0:
+            os.close(self._alive)
+            self._alive = -1
         if name:
             self._engine.remove_container(name)
+        if self._entered is not None:
+            self._entered.wait(timeout=START_SECONDS)
+            self._entered = None
 
     def _remove(self) -> None:
         """Remove what is left. An engine that is down leaves the rest to the reaper."""

@@ -1,9 +1,9 @@
-# ruff: noqa: PTH123, PTH208
+# ruff: noqa: PTH110, PTH115, PTH123, PTH208
 """The helper of a box in Python, for hosts without a C compiler: the twin of ``supervisor.c``.
 
-It is run by itself (``python3 -I -S supervisor.py launch|serve|connect …``), knows only the
-standard library and is never imported by the package. The same protocol, about twice as slow a
-command.
+It is run by itself (``python3 -I -S supervisor.py launch|serve|connect|enter …``) and knows only
+the standard library. The same protocol, about twice as slow a command. ``enter`` is its own: it
+goes into the box of another process from outside, for images that hold no Python.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+import warnings  # noqa: F401 - os.execvpe wants it, in a box that holds no Python
 
 EXEC, KILL, SIGNAL, KILLALL, LISTEN = 1, 2, 3, 4, 5
 HELLO, EXITED, FAILED, GONE, SOCKET = 100, 101, 102, 103, 104
@@ -29,6 +30,8 @@ FIRST_EXTRA_FD, SLOTS, BUFFER = 197, 4096, 1 << 18
 REQUEST, REPLY, SHARED = struct.Struct("=IIiiII"), struct.Struct("=IIii"), struct.Struct("=ii")
 NEWNS, NEWUSER, BIND_REC, PRIVATE_REC, SAFE = 0x20000, 0x10000000, 0x5000, 0x44000, 0x6
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
+PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 22, 24, 38
+NAMESPACES = ("user", "ipc", "uts", "net", "pid", "cgroup", "mnt")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -109,6 +112,50 @@ def launch(arguments: list[str]) -> None:
         os.execv(program[0], program)
     except OSError as error:
         die(program[0], error.errno or 0)
+
+
+def enter(pid: str, may: int, filter_fd: int, channel: int) -> None:
+    """Become the supervisor of the box whose process ``pid`` (of this machine) keeps: its control
+    groups, namespaces and root, the capabilities ``may`` (a mask) and a filter of system calls."""
+    with open(f"/proc/{pid}/cgroup") as file:
+        groups = [line.rstrip("\n").split(":", 2) for line in file]
+    for _, names, path in groups:
+        place = f"/sys/fs/cgroup/{names.removeprefix('name=')}{path}/cgroup.procs"
+        if os.path.exists(place):
+            write_file(place, "0")
+    with os.fdopen(filter_fd, "rb") as file_of_filter:
+        code = file_of_filter.read()
+    doors = []
+    for name in NAMESPACES:
+        theirs = f"/proc/{pid}/ns/{name}"
+        if os.path.exists(theirs) and os.readlink(theirs) != os.readlink(f"/proc/self/ns/{name}"):
+            doors.append(os.open(theirs, os.O_RDONLY | os.O_CLOEXEC))
+    root = os.open(f"/proc/{pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for door in doors:
+        if libc.setns(door, 0) < 0:
+            die("a namespace of the box")
+    os.fchdir(root)
+    os.chroot(".")
+    os.chdir("/")
+    child = os.fork()
+    if child:
+        os.close(channel)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    for number in range(64):
+        if not may >> number & 1:
+            libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    low = struct.pack("=III", may, may, 0) + bytes(12)
+    if libc.capset(struct.pack("=Ii", 0x20080522, 0), low) < 0:
+        die("capset")
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if code:
+        steps = ctypes.create_string_buffer(code, len(code))
+        program = struct.pack("@HP", len(code) // 8, ctypes.addressof(steps))
+        if libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0) < 0:
+            die("the filter of system calls")
 
 
 class Slot:
@@ -439,6 +486,9 @@ def dial(path: str) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "launch":
         launch(sys.argv[2:])
+    elif sys.argv[1] == "enter":
+        enter(sys.argv[7], int(sys.argv[8]), int(sys.argv[9]), int(sys.argv[2]))
+        Server(int(sys.argv[2]), [int(value) for value in sys.argv[3:7]]).serve()
     else:
         own = dial(sys.argv[2]) if sys.argv[1] == "connect" else int(sys.argv[2])
         Server(own, [int(value) for value in sys.argv[3:7]]).serve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,6 +14,7 @@ from m2gym.workspaces.bubblewrap import ability
 from m2gym.workspaces.conformance import Conformance
 from tests.conftest import require
 from tests.workspaces.engine import need_engine
+from tests.workspaces.small_image import NAME, make_image
 
 
 def host_processes(word: str) -> list[str]:
@@ -69,3 +71,13 @@ class TestDockerWithPython(TestDocker):
     @pytest.fixture(autouse=True)
     def python(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(os.environ, "M2GYM_SUPERVISOR", "python")
+
+
+class TestDockerWithoutPython(TestDockerWithPython):
+    """The same where the image holds no Python either: the supervisor enters from outside."""
+
+    spec: ClassVar[dict[str, Any]] = {"image": NAME}
+
+    @pytest.fixture(autouse=True)
+    def image(self, there: None) -> None:
+        make_image()

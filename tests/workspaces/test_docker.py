@@ -15,6 +15,7 @@ from m2gym.workspaces import docker_engine, make_workspace
 from m2gym.workspaces.docker_box import DockerWorkspace
 from m2gym.workspaces.docker_engine import PLACE, Engine, engine
 from m2gym.workspaces.docker_images import identity, image_of
+from tests.workspaces import small_image
 from tests.workspaces.engine import need_engine
 
 
@@ -199,3 +200,27 @@ def test_doctor_reaps_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f"container {dead[:12]}" in told
     assert not host.has_container(dead)
+
+
+@pytest.mark.parametrize("image", [None, small_image.NAME])
+async def test_without_a_compiler(image: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2GYM_SUPERVISOR", "python")
+    if image is not None:
+        small_image.make_image()
+    limits = Limits(memory_mb=64, processes=20)
+    box = make_workspace(WorkspaceSpec(image=image, limits=limits), "docker")
+    try:
+        assert (await box.exec("id -u; cat; exit 3", stdin=b"in\n")).output == "1000\nin\n"
+        late = await box.exec("setsid sleep 9894 & sleep 9894", timeout=0.5)
+        assert late.timed_out
+        assert not (await box.exec("grep -s '989[4]' /proc/[0-9]*/cmdline")).ok
+        assert (await box.exec("grep -c CapEff.*404fb /proc/self/status", user="root")).ok
+        group = (await box.exec("cat /proc/self/cgroup")).output
+        assert "docker" in group
+        shell = await box.shell()
+        await shell.run("cd /tmp")
+        assert (await shell.run("pwd")).stdout == b"/tmp\n"
+        await box.write("d/f", b"1")
+        assert await box.read("d/f") == b"1"
+    finally:
+        await box.stop()

@@ -35,7 +35,8 @@ def run_tests(*arguments: str, command: list[str], env: dict[str, str]) -> str:
 
 def test_with_the_supervisor_in_python(needs_local: None) -> None:
     env = {**os.environ, "M2GYM_SUPERVISOR": "python"}
-    files = [str(HERE / "test_commands.py"), str(HERE / "test_sandbox.py")]
+    names = ("test_conformance.py::TestLocal", "test_commands.py", "test_sandbox.py")
+    files = [str(HERE / name) for name in names]
     run_tests(*files, "-k", "not process and not many", command=[sys.executable], env=env)
 
 
