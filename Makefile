@@ -25,10 +25,10 @@ test-agents: $(VENV)/.dev
 verify-tasks: $(VENV)/.dev
 	$(BIN)/m2gym tasks verify; status=$$?; $(BIN)/m2gym tasks page && exit $$status
 
-# Makes the tasks anew from the package registry into OUT.
+# Makes the tasks anew from the package registry into OUT; ONLY="funcy parse": of these packages.
 make-tasks: $(VENV)/.dev
-	$(BIN)/python -m m2gym.tasksets.produce --out $(or $(OUT),build/tasks)
-	$(BIN)/python -m m2gym.tasksets.pairs shipped $(or $(OUT),build/tasks)/pairs --data $(or $(OUT),build/tasks)
+	$(BIN)/python -m m2gym.tasksets.produce --out $(or $(OUT),build/tasks) --only $(ONLY)
+	$(BIN)/python -m m2gym.tasksets.pairs shipped $(or $(OUT),build/tasks)/pairs --data $(or $(OUT),build/tasks) --only $(ONLY)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -95,7 +95,8 @@ def _funnel(shipped: Iterable[Recipe]) -> str:
             why = " ".join(row["rejected"].split())[:160].replace("|", "/")
             rows.append((name, "", "", 0, 0, "", why))
             continue
-        seconds = f"{row['seconds']:.0f}" if row else ""
+        spent = sum(r["seconds"] for key, r in told.items() if key.partition(" ")[0] == name)
+        seconds = f"{spent:.0f}" if row else ""
         counts = (account.tried, account.shipped, seconds, funnel.to_text(account))
         rows.append((name, row.get("tests", ""), row.get("flaky", ""), *counts))
     head = ("release", "tests", "flaky", "tried", "shipped", "s", "dropped")

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from m2gym.tasksets.produce import DATA, read_funnel
 from m2gym.tasksets.recipe import Recipe
@@ -52,7 +51,7 @@ def total(accounts: Iterable[Account]) -> Account:
 
 
 def releases(recipes: Iterable[Recipe], folder: Path = DATA) -> dict[str, Account]:
-    """Release → the account of its candidates for injected bugs.
+    """Release → the account of its candidates for injected bugs, in all searches of it.
 
     A release of which nothing could be tried has an account of zeros (``funnel.json`` says why).
     """
@@ -66,12 +65,15 @@ def releases(recipes: Iterable[Recipe], folder: Path = DATA) -> dict[str, Accoun
     for task, (kind, reason) in read_dropped(folder).items():
         if kind == "injected-bug":
             later.setdefault(task.rpartition("-")[0], Counter())[f"when verified: {reason}"] += 1
-    rows = read_funnel(folder)
+    tried, why = Counter[str](), dict[str, Counter[str]]()
+    for key, row in read_funnel(folder).items():
+        name = key.partition(" ")[0]
+        tried[name] += row["tried"]
+        why.setdefault(name, Counter()).update(row.get("dropped", {}))
     found = {}
-    for name in sorted({*rows, *shipped, *later}):
-        row: Mapping[str, Any] = rows.get(name, {"tried": 0})
-        why = Counter(row.get("dropped", {})) + later.get(name, Counter())
-        found[name] = Account(row["tried"], shipped[name], dict(why.most_common()))
+    for name in sorted({*tried, *shipped, *later}):
+        reasons = why.get(name, Counter()) + later.get(name, Counter())
+        found[name] = Account(tried[name], shipped[name], dict(reasons.most_common()))
     if alone:
         found[BY_HAND] = Account(alone.total(), alone.total())
     return found

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from m2gym.core.background import run_sync
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import Split, WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache, Progress, silent
 from m2gym.tasksets.fetch import RegistryFile
 from m2gym.tasksets.injected import Finder, Funnel
+from m2gym.tasksets.mutate import OPERATORS
 from m2gym.tasksets.quality import Verified
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.recipe_taskset import RecipeTaskset
@@ -65,6 +66,7 @@ async def inject_async(
     seed: int = 0,
     n: int = 5,
     mutations: int = 1,
+    operators: Sequence[str] | None = None,
     split: Split | None = None,
     tries: int | None = None,
     requires: Sequence[str | RegistryFile] | None = None,
@@ -88,6 +90,8 @@ async def inject_async(
         seed: chooses places and mistakes; the same seed tries the same ones in the same order.
         n: tasks wanted; fewer come when the candidates run out.
         mutations: mistakes a task has.
+        operators: the kinds of mistakes that are tried (default: all of
+            `m2gym.tasksets.mutate.OPERATORS`).
         split: of all the tasks (default: the package's in the project's table, else ``train``).
         tries: candidates looked at, at most (default: 40 a task wanted).
         requires: what the tests need, as pinned names or files (default: found and resolved).
@@ -111,6 +115,9 @@ async def inject_async(
         raise InputError(
             f"n, mutations and concurrency are at least 1, got {n}, {mutations} and {concurrency}"
         )
+    for name in operators or ():
+        if name not in OPERATORS:
+            raise UnknownIdError("mutation operator", name, OPERATORS)
     started = time.monotonic()
     store = cache if isinstance(cache, Cache) else Cache(cache)
 
@@ -137,6 +144,7 @@ async def inject_async(
         wanted=n,
         split=split or split_of(release.file.project),
         mutations=mutations,
+        operators=OPERATORS if operators is None else operators,
         tries=tries if tries is not None else 40 * n,
         quality=quality,
         progress=progress,
@@ -164,6 +172,7 @@ def inject(
     seed: int = 0,
     n: int = 5,
     mutations: int = 1,
+    operators: Sequence[str] | None = None,
     split: Split | None = None,
     tries: int | None = None,
     requires: Sequence[str | RegistryFile] | None = None,
@@ -183,6 +192,7 @@ def inject(
             seed=seed,
             n=n,
             mutations=mutations,
+            operators=operators,
             split=split,
             tries=tries,
             requires=requires,

@@ -80,13 +80,15 @@ class Funnel:
             self.notes.append(f"{reason}: {note}")
 
 
-def candidates(release: Release, base: Baseline, seed: int) -> dict[str, list[Candidate]]:
+def candidates(
+    release: Release, base: Baseline, seed: int, operators: Iterable[str] = OPERATORS
+) -> dict[str, list[Candidate]]:
     """Operator → its places in functions that tests run, the next one last.
 
     Shuffled by ``seed``; those in functions that many tests run, of which most are shown by too
     many of them, come after the others.
     """
-    found: dict[str, list[Candidate]] = {name: [] for name in OPERATORS}
+    found: dict[str, list[Candidate]] = {name: [] for name in operators}
     green = set(base.green)
     for path, source in release.sources().items():
         spans = functions(source)
@@ -118,6 +120,7 @@ class Finder:
 
     Args:
         mutations: mistakes a task has, each in another function and each shown by tests alone.
+        operators: the operators whose mistakes are tried (`m2gym.tasksets.mutate.OPERATORS`).
         split: the split of the tasks.
         tries: candidates looked at, at most.
         taken: sets of failing tests that are used already.
@@ -137,6 +140,7 @@ class Finder:
         wanted: int,
         split: Split,
         mutations: int = 1,
+        operators: Iterable[str] = OPERATORS,
         tries: int = 1000,
         taken: Iterable[frozenset[str]] = (),
         kept: Callable[[Recipe], None] | None = None,
@@ -147,7 +151,8 @@ class Finder:
         self.seed, self.wanted, self.split, self.mutations = seed, wanted, split, mutations
         self.tries, self.taken, self.kept, self.progress = tries, set(taken), kept, progress
         self.sources = release.sources()
-        self.queues = candidates(release, base, seed)
+        self.operators = tuple(operators)
+        self.queues = candidates(release, base, seed, self.operators)
         self.found: list[Recipe] = []
         self.quality = quality
         self.verified: dict[str, Verified] = {}
@@ -198,7 +203,7 @@ class Finder:
             left = tuple(test for test in green if test not in lost)
             flaky = tuple(sorted({*self.base.flaky, *lost}))
             self.base = replace(self.base, green=left, flaky=flaky)
-            self.queues = candidates(self.release, self.base, self.seed)
+            self.queues = candidates(self.release, self.base, self.seed, self.operators)
             return await self._gold(again - 1)
         told = lost or {k: v for s in verdicts[0].scores.values() for k, v in s.evidence.items()}
         raise PackageRejectedError(

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.injected import Finder, Funnel
+from m2gym.tasksets.mutate import OPERATORS
 from m2gym.tasksets.quality import Verified
-from m2gym.tasksets.recipe import Recipe, group_by_file
+from m2gym.tasksets.recipe import Recipe, group_by_file, load
 from m2gym.tasksets.release import Baseline, Release, baseline, open_release
 from m2gym.tasksets.sdist import PackageRejectedError
 from m2gym.tasksets.splits import split_of
@@ -40,13 +41,24 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Source:
-    """One release to make tasks from: with one mistake (``singles``) and with two (``doubles``)."""
+    """One release to make tasks from: with one mistake (``singles``) and with two (``doubles``).
+
+    With ``operators`` mistakes of these kinds alone are looked for, after the search of all kinds:
+    its tasks and its list of green tests stay.
+    """
 
     package: str
     version: str | None = None
     seed: int = 1
     singles: int = 8
     doubles: int = 0
+    operators: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The search's name in the funnel."""
+        name = f"{self.package}-{self.version or 'newest'}"
+        return " ".join([name, *self.operators])
 
 
 SOURCES = tuple(
@@ -107,7 +119,7 @@ async def produce(
 
     funnel = read_funnel(out)
     for source in sources:
-        key = f"{source.package}-{source.version or 'newest'}"
+        key = source.key
         if key in funnel:
             continue
         started = time.monotonic()
@@ -132,6 +144,9 @@ async def _one(
         open_release, source.package, source.version, cache, portable=True
     )
     base = await baseline(release, make_box)
+    there = _there(source, release, out)
+    if source.operators:
+        base = _as_before(release, base, out)
     found: list[Recipe] = []
     total = Funnel()
     verified: dict[str, Verified] = {}
@@ -147,19 +162,23 @@ async def _one(
             wanted=wanted,
             split=split_of(source.package),
             mutations=mutations,
+            operators=source.operators or OPERATORS,
             tries=40 * wanted,
-            taken=[frozenset(recipe.fail_to_pass) for recipe in found],
+            taken=[frozenset(recipe.fail_to_pass) for recipe in (*there, *found)],
             quality=True,
         )
-        before = list(found)
+        before = [*there, *found]
         finder.kept = partial(_keep, release, finder, before, out)
         found += await finder.run(concurrency)
+        if source.operators and finder.base.green != base.green:
+            raise PackageRejectedError(f"{release.name}: {_CHANGED}")
         base = finder.base
         verified |= finder.verified
         total.tried += finder.funnel.tried
         total.kept += finder.funnel.kept
         total.dropped += finder.funnel.dropped
-    _save(release, base, found, out)
+    if found:
+        _save(release, base, [*there, *found], out)
     save_state({**read_state(out), **verified}, out)
     return {
         "package": source.package,
@@ -173,6 +192,40 @@ async def _one(
     }
 
 
+_CHANGED = "a test of the list that its tasks are judged by does not pass each time any more"
+
+
+def _there(source: Source, release: Release, out: Path) -> list[Recipe]:
+    """Tasks of the release that other searches found: of none, where all operators are tried."""
+    path = _file(release, out)
+    if not source.operators or not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    recipes = [load(line, path.name) for line in lines if line.strip()]
+    own = set(source.operators)
+    return [recipe for recipe in recipes if not own >= {m.operator for m in recipe.mutations}]
+
+
+def _as_before(release: Release, base: Baseline, out: Path) -> Baseline:
+    """The baseline with the list of green tests that the release's other tasks are judged by.
+
+    Raises:
+        PackageRejectedError: one of these tests did not pass each time now.
+    """
+    path = out / "green" / f"{release.name}.json"
+    if not path.exists():
+        return base
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    green = tuple(f"{file}::{rest}" for file, names in listed.items() for rest in names)
+    if not set(green) <= set(base.green):
+        raise PackageRejectedError(f"{release.name}: {_CHANGED}")
+    return replace(base, green=green)
+
+
+def _file(release: Release, out: Path) -> Path:
+    return out / "tasks" / f"{release.file.project}-injected.jsonl"
+
+
 def _keep(release: Release, finder: Finder, before: list[Recipe], out: Path, _: Recipe) -> None:
     """Save what there is each time a task was found."""
     _save(release, finder.base, [*before, *finder.found], out)
@@ -184,7 +237,7 @@ def _save(release: Release, base: Baseline, found: Sequence[Recipe], out: Path) 
     green = json.dumps(group_by_file(base.green), indent=0, ensure_ascii=False)
     write(out / "green" / f"{release.name}.json", green + "\n")
     lines = [r.model_dump_json(exclude_defaults=True) for r in found]
-    write(out / "tasks" / f"{release.file.project}-injected.jsonl", "\n".join(lines) + "\n")
+    write(_file(release, out), "\n".join(lines) + "\n")
 
 
 def read_funnel(out: Path) -> dict[str, Any]:
@@ -202,11 +255,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m m2gym.tasksets.produce", description=__doc__)
     parser.add_argument("--out", type=Path, default=DATA, help="folder of recipes")
-    parser.add_argument("--only", nargs="*", default=None, help="packages")
+    parser.add_argument("--only", nargs="*", help="packages (default: all)")
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("--workspace", default="auto")
     options = parser.parse_args(arguments)
-    sources = [s for s in SOURCES if options.only is None or s.package in options.only]
+    sources = [s for s in SOURCES if not options.only or s.package in options.only]
     work = produce(sources, options.out, Cache(), options.concurrency, options.workspace)
     try:
         run_blocking(work)

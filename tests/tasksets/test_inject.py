@@ -14,12 +14,15 @@ import pytest
 
 import m2gym
 from m2gym import tasksets
-from m2gym.core.errors import DownloadError, InputError
+from m2gym.core.errors import DownloadError, InputError, UnknownIdError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets import inject, inject_async, release, sdist
 from m2gym.tasksets.cache import Cache
+from m2gym.tasksets.funnel import releases
+from m2gym.tasksets.mutate import OPERATORS
 from m2gym.tasksets.produce import Source, produce, read_funnel
+from m2gym.tasksets.recipe import load
 from m2gym.tasksets.sdist import PackageRejectedError
 from tests.tasksets.conftest import Index
 
@@ -341,3 +344,40 @@ async def test_bad_packages_never_stop_the_set(
     await produce(sources[2:], out, wheels, 2, "auto")
     assert (out / "funnel.json").stat().st_mtime_ns == before, "what is done is not done again"
     assert read_funnel(out) == funnel
+
+
+async def test_a_search_of_some_operators_leaves_the_other_tasks(
+    index: Index, wheels: Cache, make_box: MakeBox, tmp_path: Path
+) -> None:
+    index.add("tally", "1.0", GOOD)
+    out = tmp_path / "out"
+    first = Source("tally", "1.0", 1, 2)
+    await produce([first], out, wheels, 2, "auto")
+    path, green = out / "tasks/tally-injected.jsonl", out / "green/tally-1.0.json"
+    before, listed = path.read_text().splitlines(), green.read_text()
+    found = {m.operator for line in before for m in load(line, "tally").mutations}
+    others = tuple(name for name in OPERATORS if name not in found)
+    more = Source("tally", "1.0", 1, 1, operators=others)
+    funnel = await produce([first, more], out, wheels, 2, "auto")
+    lines = path.read_text().splitlines()
+    assert lines[: len(before)] == before
+    assert green.read_text() == listed
+    assert len(lines) == len(before) + funnel[more.key]["kept"] == 3
+    recipes = [load(line, "tally") for line in lines]
+    assert {m.operator for m in recipes[-1].mutations} <= set(others)
+    account = releases(recipes, out)["tally-1.0"]
+    assert (account.shipped, account.missing) == (3, 0)
+
+
+async def test_every_candidate_of_two_mistakes_is_accounted_for(
+    index: Index, wheels: Cache, make_box: MakeBox
+) -> None:
+    index.add("tally", "1.0", GOOD)
+    taskset = await inject_async("tally", n=1, mutations=2, tries=12, cache=wheels)
+    funnel = taskset.funnel
+    assert funnel.tried == funnel.kept + sum(funnel.dropped.values())
+
+
+async def test_an_unknown_operator_is_named() -> None:
+    with pytest.raises(UnknownIdError, match="did you mean 'removed-copy'"):
+        await inject_async("tally", operators=["removed_copy"])
