@@ -15,6 +15,11 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 
+_LACKING = (
+    r"(AttributeError: .* has no attribute |NameError: |ImportError: |ModuleNotFoundError: |"
+    r"TypeError: .* object is not callable|TypeError: .*unexpected keyword argument )"
+)
+
 EXAMPLES = 3
 SHORT = 110
 CONTEXT = 40
@@ -101,6 +106,16 @@ def tellable(facts: Facts) -> bool:
     return (
         facts.get("kind") in _KINDS and _clear(facts) and bool(_sentence(facts, random.Random(0)))
     )
+
+
+def is_lacking(facts: Facts) -> bool:
+    """Whether a test failed because what it uses is not there yet, so that the rest of it says what
+    this must do."""
+    if facts.get("kind") != "raised":
+        return False
+    raised = facts["raised"]
+    text = f"{_bare(raised['type'])}: {raised['message']}"
+    return re.match(_LACKING, text) is not None
 
 
 def _clear(facts: Facts) -> bool:
@@ -263,7 +278,9 @@ def _compared(facts: Facts, call: str, rng: random.Random) -> str | None:
     if sign in ("In", "NotIn"):
         verb = "must contain" if sign == "In" else "must not contain"
         return f"{call} {verb} {value(expected)}, and it is {value(got)}."
-    if sign in ("NotEq", "IsNot"):
+    if sign == "Among":
+        return f"{call} gives {value(got)}, where one of {value(expected)} is expected."
+    if sign in ("NotEq", "IsNot", "NotAmong"):
         return f"{call} gives {value(got)}, which is just what it must not be."
     if sign == "Is":
         return f"{call} gives {value(got)}, which is not the very object that is expected."

@@ -21,7 +21,17 @@ BLOCKS = (ast.With, ast.AsyncWith)
 BRANCHES = (ast.If, ast.For, ast.While, ast.Try, ast.AsyncFor, ast.Match)
 SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Expr, ast.Delete, ast.Assert)
 
+
+class Among(ast.cmpop):
+    """``left in right``, where ``right`` lists what is expected."""
+
+
+class NotAmong(ast.cmpop):
+    """``left not in right``, where ``right`` lists what must not be."""
+
+
 OPERATORS: dict[type[ast.cmpop], Any] = {
+    Among: lambda a, b: a in b, NotAmong: lambda a, b: a not in b,
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
     ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
@@ -180,6 +190,8 @@ class View:
     ) -> tuple[ast.expr, type[ast.cmpop], ast.expr]:
         """The side that is computed first, where the signs allow it."""
         if sign in (ast.In, ast.NotIn):
+            if self.weight(left)[0] and not self.weight(right)[0]:
+                return left, Among if sign is ast.In else NotAmong, right
             return right, sign, left
         turned = {ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE}
         if self.weight(right) > self.weight(left):
@@ -299,7 +311,9 @@ class View:
         if parts[0] not in self.packages or any(p.startswith(("test", "_test")) for p in parts):
             return None
         if owner is not None and not isinstance(owner, type | ModuleType):
-            name = f"{type(owner).__name__}.{getattr(value, '__name__', '')}"
+            called = getattr(value, "__name__", "")
+            known = isinstance(called, str) and called.isidentifier()
+            name = f"{type(owner).__name__}.{called}" if known else ""
         elif isinstance(func, ast.Name) and func.id in self.frame.f_locals:
             name = "" if hasattr(value, "__code__") else _name_of(value)
         else:

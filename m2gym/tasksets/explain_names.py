@@ -214,7 +214,7 @@ class Filler:
             if name.id in self.view.frame.f_locals and module == "builtins":
                 return ast.Name(plain)
             if name.id in self.view.frame.f_locals and name.id != plain and "<" not in plain:
-                parsed: ast.expr = ast.parse(f"{module}.{plain}", mode="eval").body
+                parsed: ast.expr = ast.parse(public(module, plain, value), mode="eval").body
                 return parsed
             if "<" in plain:
                 self.unknown.add(name.id)
@@ -252,8 +252,8 @@ class Filler:
                 self.note(node.attr, value)
                 return node
             module, plain = str(getattr(value, "__module__", "")), value.__qualname__
-            where = "" if module == "builtins" else f"{module}."
-            return ast.parse(f"{where}{plain}", mode="eval").body if "<" not in plain else name
+            where = plain if module == "builtins" else public(module, plain, value)
+            return ast.parse(where, mode="eval").body if "<" not in plain else name
         if node.attr not in self.origins and node.attr not in self.kinds:
             self.from_setup(node.attr, value, case)
         return node
@@ -367,6 +367,16 @@ def spread(call: ast.Call) -> ast.Call:
 def plain_callable(value: Any) -> bool:
     """A function, class or module: its name says what it is."""
     return isinstance(value, type | ModuleType) or hasattr(value, "__qualname__")
+
+
+def public(module: str, name: str, value: Any) -> str:
+    """A callable by the path that users import it from: the shortest one that leads to it."""
+    parts = module.split(".")
+    for end in range(1, len(parts)):
+        outer = ".".join(parts[:end])
+        if getattr(sys.modules.get(outer), name, MISSING) is value:
+            return f"{outer}.{name}"
+    return f"{module}.{name}"
 
 
 def _tree_of(value: Any) -> ast.Module | None:

@@ -1,14 +1,15 @@
 """The generated statement of a version-diff: what each failing test shows, sentence by sentence.
 
 A failure whose names are all explained becomes a sentence (`m2gym.tasksets.describe`); of any other
-the lines that lead to it are shown (`m2gym.tasksets.scene`). Cases of one test function count once.
+the lines that lead to it are shown (`m2gym.tasksets.scene`), and of a test that uses what is not
+there yet all lines. Cases of one test function count once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from m2gym.tasksets.describe import Facts, describe, listed, tellable
+from m2gym.tasksets.describe import Facts, describe, is_lacking, listed, tellable
 from m2gym.tasksets.scene import scene, title
 from m2gym.tasksets.statement_evidence import FailingTests
 
@@ -22,7 +23,8 @@ def retell(package: str, tests: FailingTests, facts: Mapping[str, Facts], seed: 
 
     ``tests`` has the tests' code and failure reports, ``facts`` what they saw, as far as known.
     """
-    told = {test: facts[test] for test in tests.ids if tellable(facts.get(test, {}))}
+    seen = {test: facts[test] for test in tests.ids if test in facts}
+    told = {t: f for t, f in seen.items() if tellable(f) and not is_lacking(f)}
     text = describe(package, told, seed, EXAMPLES)
     known = {test.partition("[")[0] for test in told} if text else set()
     parts = [text or f"{package} does not behave as it should. This was seen:"]

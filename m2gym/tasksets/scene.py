@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from m2gym.tasksets.describe import code, happens, listed
+from m2gym.tasksets.describe import code, happens, is_lacking, listed
 from m2gym.tasksets.statement_evidence import FailingTests, said
 
 MAX_LINES = 16
@@ -39,15 +39,17 @@ def scene(tests: FailingTests, test: str, facts: Mapping[str, Any] | None) -> st
         return f"- **{title(test)}.** {outcome}" if outcome else None
     body = _without_docstring(nodes[0].body)
     inner = [s for s in body if isinstance(s, _DEFINITIONS)]
-    lines, whole = _leading([s for s in body if s not in inner], facts.get("line"))
+    line = None if is_lacking(facts) else facts.get("line")
+    lines, whole = _leading([s for s in body if s not in inner], line)
     given = [f"{name} = {value}" for name, value in (facts.get("given") or {}).items()]
     text = "\n".join([*given, *lines])
     helpers, remarks = _helpers([*nodes[1:], *inner], f"{text}\n{facts.get('raw', '')}")
     block = "\n\n".join(filter(None, (*helpers, text)))
-    after = " ".join(filter(None, [outcome or ("" if whole else "It fails."), *remarks]))
+    told = f"Today: {outcome}" if whole and outcome and block else outcome
+    after = " ".join(filter(None, [told or ("" if whole else "It fails."), *remarks]))
     if not block:
         return f"- **{title(test)}.** {after}"
-    head = "This must work:" if whole and not outcome else "With"
+    head = "This must work:" if whole else "With"
     lines = ["", "```python", *block.splitlines(), "```", *(["", after] if after else [])]
     rest = "\n".join(f"  {line}".rstrip() for line in lines)
     return f"- **{title(test)}.** {head}\n{rest}"

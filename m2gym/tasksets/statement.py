@@ -66,7 +66,7 @@ _LANGUAGE = frozenset(
     name
     for name, value in vars(builtins).items()
     if isinstance(value, type) or value in (None, True, False, NotImplemented, Ellipsis)
-) | {"self", "cls", "args", "kwargs"}
+) | {"self", "cls", "args", "kwargs", "isinstance", "repr", "print"}
 """Types, exceptions and constants of the language: behaviour is described in them."""
 _SHORT = 3
 
