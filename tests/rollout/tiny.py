@@ -24,6 +24,11 @@ def right_answer(artifacts, answer: int):
     return float(artifacts.text("answer.txt").strip() == str(answer))
 
 
+async def boxed_answer(workspace, answer: int):
+    result = await workspace.exec("sleep 0.2; cat answer.txt")
+    return float(result.stdout.strip() == str(answer).encode())
+
+
 class Tiny:
     name = "tiny"
 
@@ -37,7 +42,12 @@ class Tiny:
         return Task(
             id=task_id,
             instruction=f"Write {answer} to answer.txt",
-            rewards=(RewardSpec(name="right-answer", parameters={"answer": answer}),),
+            rewards=(
+                RewardSpec(
+                    name=os.environ.get("TINY_REWARD", "right-answer"),
+                    parameters={"answer": answer},
+                ),
+            ),
             limits=Limits(seconds=float(os.environ.get("TINY_SECONDS", "60")), steps=10),
         )
 
@@ -96,6 +106,7 @@ def install(folder: Path) -> dict[str, str]:
     (info / "entry_points.txt").write_text(
         "[m2gym.envs]\ntiny = tiny_env:ENTRY\n"
         "[m2gym.rewards]\nright-answer = tiny_env:right_answer\n"
+        "boxed-answer = tiny_env:boxed_answer\n"
         "[m2gym.scaffolds]\nslow = tiny_env:Slow\n"
     )
     return {"PYTHONPATH": str(folder), "TINY_ROOT": str(folder / "root")}

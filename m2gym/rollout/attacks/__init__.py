@@ -23,7 +23,7 @@ from types import ModuleType
 from m2gym.core.errors import InputError, UnknownIdError
 
 GROUP = "m2gym.attacks"
-_OURS = frozenset({"agent", "battery"})
+_OURS = frozenset({"agent", "battery", "sweep"})
 
 
 @dataclass(frozen=True)
