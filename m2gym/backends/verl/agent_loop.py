@@ -20,7 +20,13 @@ from m2gym.backends.local.backend import format_of, rollouts_of
 from m2gym.backends.local.rollouts import Rollouts
 from m2gym.backends.local.schedule import TaskOrder
 from m2gym.backends.train_config import LocalConfig, TrainConfig
-from m2gym.backends.verl.api import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+from m2gym.backends.verl.api import (
+    AgentLoopBase,
+    AgentLoopMetrics,
+    AgentLoopOutput,
+    ray,
+    register,
+)
 from m2gym.backends.verl.chains import chains
 from m2gym.core.errors import ModelError
 from m2gym.core.protocols import Sampling, TokenOutput
@@ -45,9 +51,12 @@ class ServedEngine:
         """An answer by token ids, from the server that served the session before."""
         asked = {k: v for k, v in vars(sampling).items() if v is not None}
         asked["stop"] = list(sampling.stop)
-        out = await self.manager.generate(
-            session_id, prompt_ids=list(ids), sampling_params=asked, session_id=session_id
-        )
+        try:
+            out = await self.manager.generate(
+                session_id, prompt_ids=list(ids), sampling_params=asked, session_id=session_id
+            )
+        except ray.exceptions.RayError as error:
+            raise ModelError(f"the rollout server failed: {error}", cause="server") from error
         if out.log_probs is None:
             raise ModelError(
                 "the rollout server gave no logprobs; set rollout.calculate_log_probs",

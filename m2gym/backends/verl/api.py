@@ -5,9 +5,19 @@ Importing this module asks for the exact version, see `m2gym.backends.verl.versi
 
 from __future__ import annotations
 
+from m2gym.backends.verl.cpu import CpuDevice
 from m2gym.backends.verl.versions import require_verl
 
 require_verl()
+
+from verl.plugin.platform.platform_base import PlatformBase  # noqa: E402
+from verl.plugin.platform.platform_manager import PlatformRegistry  # noqa: E402
+
+
+@PlatformRegistry.register(platform="cpu")
+class CpuPlatform(CpuDevice, PlatformBase):
+    """The processor as verl's platform; the imports below look for it."""
+
 
 import ray  # noqa: E402
 import transfer_queue as tq  # noqa: E402
@@ -20,7 +30,6 @@ from verl.experimental.agent_loop.agent_loop import (  # noqa: E402
     _agent_loop_registry,
     register,
 )
-from verl.plugin.platform import platform_manager  # noqa: E402
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env  # noqa: E402
 from verl.trainer.main_ppo import TaskRunnerV1  # noqa: E402
 from verl.trainer.ppo.core_algos import (  # noqa: E402
@@ -35,6 +44,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer  # noqa: E402
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer  # noqa: E402
 from verl.utils import tensordict_utils  # noqa: E402
 from verl.utils.config import validate_config  # noqa: E402
+from verl.utils.debug import marked_timer  # noqa: E402
 from verl.utils.metric import AggregationType, Metric, reduce_metrics  # noqa: E402
 from verl.workers.engine import EngineRegistry  # noqa: E402
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead  # noqa: E402
@@ -55,6 +65,7 @@ __all__ = [
     "AgentLoopOutput",
     "AggregationType",
     "BaseRollout",
+    "CpuPlatform",
     "DictConfig",
     "EngineRegistry",
     "FSDPEngineWithLMHead",
@@ -62,6 +73,7 @@ __all__ = [
     "NonTensorData",
     "OmegaConf",
     "PPOTrainer",
+    "PlatformRegistry",
     "ReplayBuffer",
     "RolloutReplica",
     "RolloutReplicaRegistry",
@@ -70,10 +82,10 @@ __all__ = [
     "TokenOutput",
     "_agent_loop_registry",
     "get_ppo_ray_runtime_env",
+    "marked_timer",
     "need_reference_policy",
     "no_padding_2_padding",
     "open_dict",
-    "platform_manager",
     "ray",
     "reduce_metrics",
     "register",

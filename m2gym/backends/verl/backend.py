@@ -11,18 +11,23 @@ from typing import Any
 
 from m2gym.backends.local.backend import RUNS, chosen
 from m2gym.backends.local.gguf import model_folder
-from m2gym.backends.local.metrics import Row
-from m2gym.backends.local.trainer import TrainResult
+from m2gym.backends.local.metrics import MetricsFile, Row
+from m2gym.backends.local.trainer import TrainResult, changes
 from m2gym.backends.train_config import TrainConfig
+from m2gym.backends.verl.checkpoint import checkpointed
 from m2gym.backends.verl.compose import compose
-from m2gym.backends.verl.environment import environment, prepare
+from m2gym.backends.verl.environment import check_found, environment, prepare
 from m2gym.backends.verl.translate import fields, flat, refuse, verl_config
 from m2gym.backends.verl.versions import require_verl
+from m2gym.backends.verl.watch import Watch
 from m2gym.core.errors import InfraError, InputError
 from m2gym.envs.catalog import env_entry
 
 LOOK = 0.5
 """Seconds between two looks for new rows; the project's choice."""
+
+GRACE = 20.0
+"""Seconds that a run may take to end once one of its processes is gone; the project's choice."""
 
 
 class VerlBackend:
@@ -39,35 +44,33 @@ class VerlBackend:
 
         Raises:
             InputError: verl is missing or of another version, a setting that cannot be
-                translated, a folder that holds a run. InfraError: what failed in verl's processes.
+                translated, a folder that holds a run, or none to resume.
+            InfraError: what failed in verl's processes, or which of them died.
         """
         require_verl()
-        if resume:
-            raise InputError("backend 'verl' cannot resume a run yet; begin a new one")
-        if config.out is None:
-            name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
-            config = config.replace(out=RUNS / name)
-        assert config.out is not None
-        config = config.replace(out=config.out.resolve())
+        name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
+        out = (config.out or RUNS / name).resolve()
+        config = config.replace(out=out)
         tree = self.dry_run(config)
-        out = config.out
-        assert out is not None
-        if (out / "config.yaml").exists():
-            raise InputError(f"{out} holds a run already; name another folder")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(config.text(), "utf-8")
+        check_found(config.env.id, config.agent.id)
+        rows = _begin(config, out, resume)
         from m2gym.backends.verl.api import OmegaConf
 
+        if resume:
+            tree.trainer.resume_mode = "auto"
         OmegaConf.save(tree, out / "verl.yaml")
-        rows: list[Row] = []
         with _ray(tree, out, verl_config(config.backend).verbose) as ray:
             from m2gym.backends.verl.api import TaskRunnerV1
 
             runner = TaskRunnerV1.remote()
-            done = runner.run.remote(tree)
+            done, watch = runner.run.remote(tree), Watch(ray)
             try:
                 while not ray.wait([done], timeout=LOOK)[0]:
                     _new_rows(out, rows, told)
+                    wrong = watch.look()
+                    # A process may also be gone because the run ends, well or not: that says more.
+                    if wrong is not None and not ray.wait([done], timeout=GRACE)[0]:
+                        raise InfraError(f"training under verl was ended: {wrong}; {_go_on(out)}")
                 ray.get(done)
             except ray.exceptions.RayError as error:
                 raise InfraError(f"training under verl failed: {_cause(error)}") from error
@@ -97,6 +100,33 @@ class VerlBackend:
         ours = self.translated(config)
         prepare(config.out or Path("run"))
         return compose(ours, config)
+
+
+def _begin(config: TrainConfig, out: Path, resume: bool) -> list[Row]:
+    """Make the run's folder, or go on in it: the rows up to its last checkpoint."""
+    path = out / "config.yaml"
+    if not resume:
+        if path.exists():
+            raise InputError(f"{out} holds a run already; resume it, or name another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(config.text(), "utf-8")
+        return []
+    if not path.exists():
+        raise InputError(f"{out} holds no run to resume")
+    if config.algorithm.schedule.lag:
+        raise InputError(
+            "backend 'verl' cannot resume a run whose generation runs ahead yet "
+            "(algorithm.schedule.lag above 0): begin a new one from its weights, model=RUN/model"
+        )
+    changed = changes(TrainConfig.load(path), config)
+    if changed:
+        raise InputError(f"the run in {out} had other values of {', '.join(changed)}")
+    return MetricsFile(out / "metrics.jsonl").keep(checkpointed(out))
+
+
+def _go_on(out: Path) -> str:
+    step = checkpointed(out)
+    return f"step {step} is saved: go on with --resume" if step else "no step was saved yet"
 
 
 def _context(folder: str) -> int:

@@ -17,13 +17,17 @@ def compose(ours: Mapping[str, Any], config: TrainConfig) -> Any:
     Raises:
         InputError: a field that verl does not know, or a value that it refuses.
     """
-    import verl
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from m2gym.backends.verl.api import OmegaConf, need_reference_policy, validate_config
+    from m2gym.backends.verl.api import (
+        OmegaConf,
+        need_reference_policy,
+        trainer_base,
+        validate_config,
+    )
 
-    place = Path(verl.__file__).parent / "trainer" / "config"
+    place = Path(trainer_base.__file__).parents[2] / "config"
     with initialize_config_dir(str(place), version_base=None):
         tree = hydra_compose("ppo_trainer")
     OmegaConf.set_struct(tree, False)

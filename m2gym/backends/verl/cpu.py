@@ -1,7 +1,6 @@
 """verl on a machine without a GPU: a platform ``cpu`` (verl ships none), and gloo asked for once.
 
-The one import from verl beside `m2gym.backends.verl.api`: verl looks for its platform while that is
-imported, so it is registered here before.
+`m2gym.backends.verl.api` makes a platform of verl's of it.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed
-from verl.plugin.platform.platform_base import PlatformBase
-from verl.plugin.platform.platform_manager import PlatformRegistry
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -25,9 +22,8 @@ def _zero(*args: Any, **kwargs: Any) -> int:
     return 0
 
 
-@PlatformRegistry.register(platform="cpu")
-class CpuPlatform(PlatformBase):
-    """One logical device: the processor. Memory of a device is reported as 0."""
+class CpuDevice:
+    """What verl asks of a platform: one logical device, whose memory is reported as 0."""
 
     device_name = "cpu"
     vendor_name = "cpu"

@@ -5,26 +5,26 @@ verl swallows a plugin that raises, so whoever starts asserts `check_registered`
 
 from __future__ import annotations
 
-from m2gym.backends.verl.cpu import CpuPlatform, gloo_once
-
-from m2gym.backends.verl.api import (  # isort: skip
+from m2gym.backends.verl.api import (
     _ROLLOUT_REGISTRY,
     ADV_ESTIMATOR_REGISTRY,
-    EngineRegistry,
     POLICY_LOSS_REGISTRY,
+    CpuPlatform,
+    EngineRegistry,
+    PlatformRegistry,
     RolloutReplica,
     RolloutReplicaRegistry,
     _agent_loop_registry,
-    platform_manager,
     trainer_base,
 )
+from m2gym.backends.verl.cpu import gloo_once
 from m2gym.backends.verl.plan import NAME
 from m2gym.core.errors import InfraError
 
 
 def register_all() -> None:
     """Engine, rollout, agent loop, trainer, objective and advantages, in this process; the platform
-    was registered by the import above, which has to come first."""
+    is registered where verl is first imported, in `m2gym.backends.verl.api`."""
     gloo_once()
     # These register themselves as they are imported.
     import m2gym.backends.verl.agent_loop
@@ -40,7 +40,7 @@ def check_registered() -> None:
     """Raise `InfraError` that names what is not registered with verl in this process."""
     engines = EngineRegistry._engines.get("language_model", {}).get("fsdp2", {})
     wanted = {
-        "platform": platform_manager.PlatformRegistry.get("cpu") is CpuPlatform,
+        "platform": PlatformRegistry.get("cpu") is CpuPlatform,
         "engine": "cpu" in engines,
         "rollout": (NAME, "async") in _ROLLOUT_REGISTRY,
         "replica": NAME in RolloutReplicaRegistry._registry,

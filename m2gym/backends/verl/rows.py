@@ -87,8 +87,10 @@ def row_of(
     step: int,
     engine_seconds: float,
     dropped: int,
+    faults: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The row; ``lag_*`` are in weight versions, of whole episodes (verl keeps no token's own)."""
+    """The row; ``lag_*`` are in weight versions, of whole episodes (verl keeps no token's own);
+    ``dropped`` groups and the ``faults`` of their episodes are the run's so far."""
     graded = [s for s in sessions if not s.masked]
     rewards = [s.reward for s in graded]
     lag_max = max(step - 1 - s.oldest for s in graded)
@@ -109,9 +111,10 @@ def row_of(
         "grad_norm": float(metrics.get("actor/grad_norm", 0.0)),
         "equal": {},
     }
-    why = Counter(s.masked for s in sessions if s.masked)
-    if why:
-        row["masked_why"] = ", ".join(f"{n} × {reason}" for reason, n in why.items())
+    masked = Counter(s.masked for s in sessions if s.masked)
+    for name, why in ("masked_why", masked), ("dropped_why", faults):
+        if why:
+            row[name] = ", ".join(f"{n} × {reason}" for reason, n in why.items())
     for name, value in metrics.items():
         own = name.removeprefix("m2gym/")
         if own != name and not own.startswith("window_"):

@@ -25,12 +25,14 @@ from m2gym.backends.verl.api import (
     NonTensorData,
     PPOTrainer,
     TensorDict,
+    marked_timer,
     ray,
     reduce_metrics,
     register_trainer,
     response_to_nested,
     tq,
 )
+from m2gym.backends.verl.checkpoint import load_own, save_own
 from m2gym.backends.verl.engine import RATE, RESET
 from m2gym.backends.verl.loss import SAMPLES, forge_loss, runs
 from m2gym.backends.verl.rows import Session, row_of, sessions_of
@@ -57,6 +59,30 @@ class ForgeTrainer(PPOTrainer):
         super().__init__(config)
         self.metrics_file = MetricsFile(self.out / "metrics.jsonl")
 
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "stages": self.stages.state(),
+            "reset": self.reset,
+            "equal": self.equal.times,
+            "dropped": self.replay_buffer.dropped,
+            "faults": self.replay_buffer.faults,
+        }
+        save_own(self.out, self.global_steps, state)
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        self.rows = self.metrics_file.rows()
+        if self.global_steps:
+            state = load_own(self.out, self.global_steps)
+            self.stages.load(state["stages"])
+            self.reset, self.equal.times = state["reset"], dict(state["equal"])
+            self.replay_buffer.dropped = state["dropped"]
+            self.replay_buffer.faults.update(state["faults"])
+            self.replay_buffer.forget()
+
     # -- verl's hooks --------------------------------------------------------------------------
 
     def on_init_end(self) -> None:
@@ -68,8 +94,6 @@ class ForgeTrainer(PPOTrainer):
 
     def on_step_end(self) -> None:
         self.replay_buffer.release()
-        from verl.utils.debug import marked_timer
-
         with marked_timer("update_weights", self.timing_raw, color="red"):
             self.checkpoint_manager.update_weights(self.global_steps)
         if self.global_steps >= self.total_training_steps:
@@ -168,6 +192,7 @@ class ForgeTrainer(PPOTrainer):
             step=self.global_steps,
             engine_seconds=busy - self.busy,
             dropped=self.replay_buffer.dropped,
+            faults=self.replay_buffer.faults,
         )
         self.busy = busy
         row["stage"] = self.stages.index + 1
@@ -183,6 +208,10 @@ class ForgeTrainer(PPOTrainer):
         row["anomalies"] = anomalies(row, self.rows)
         self.rows.append(row)
         self.metrics_file.append(row)
+        # After the row, not where verl would: only now is the step's stage known.
+        last = self.global_steps >= self.total_training_steps
+        if last or self.global_steps % self.own.train.save_every == 0:
+            self._save_checkpoint()
 
     def _next_stage(self, rate_of_success: float, row: dict[str, Any]) -> None:
         moved = self.stages.step(rate_of_success)

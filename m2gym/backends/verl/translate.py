@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from m2gym.backends.local.learner import objective_of
 from m2gym.backends.stages import Stages
 from m2gym.backends.train_config import BackendConfig, Section, TrainConfig, told
+from m2gym.backends.verl.checkpoint import FOLDER
 from m2gym.backends.verl.plan import NAME
 from m2gym.core.errors import InputError
 from m2gym.forge.window import window_size
@@ -171,8 +172,9 @@ def fields(
         "trainer.test_freq": -1,
         "trainer.save_freq": -1,
         "trainer.resume_mode": "disable",
-        "trainer.default_local_dir": str((config.out or Path("run")) / "verl"),
-        "reward.num_workers": 1,
+        "trainer.max_actor_ckpt_to_keep": settings.keep,
+        "trainer.default_local_dir": str((config.out or Path("run")) / FOLDER),
+        "reward.num_workers": 0,
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         "ray_kwargs.ray_init.num_cpus": own.cpus,
     }

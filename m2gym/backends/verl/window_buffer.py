@@ -35,6 +35,7 @@ class WindowedBuffer(ReplayBuffer):
         self.taken: int | None = None
         self.dropped = 0
         self.faults: Counter[str] = Counter()
+        """Why episodes of dropped groups could not be trained on."""
         self._empty = 0
 
     def admit(self, uid: str) -> None:
@@ -48,6 +49,13 @@ class WindowedBuffer(ReplayBuffer):
         if self.taken is not None:
             self.fifo.release(self.taken, time.monotonic())
             self.taken = None
+
+    def forget(self, partition_id: str = "train") -> None:
+        """Of a checkpoint's buffer, rows that had been trained on when it was written."""
+        self._sync_metadata_from_transfer_queue()
+        keys = list(self.partitions[partition_id])
+        if keys:
+            tq.kv_clear(keys=keys, partition_id=partition_id)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, Any]:
         """Wait for a batch of groups inside the window.
@@ -101,8 +109,10 @@ class WindowedBuffer(ReplayBuffer):
             keys=keys, partition_id=partition_id, select_fields=["extra_fields"]
         )
         masked = [getattr(x, "data", x)["masked"] for x in found["extra_fields"]]
-        self.faults.update(reason for reason in masked if reason)
-        return not all(masked)
+        if not all(masked):
+            return True
+        self.faults.update(masked)
+        return False
 
     def _refill(self) -> None:
         if self.fifo.room and self.refill_fn is not None:

@@ -1,0 +1,63 @@
+"""Processes of a run that die or hang: verl is not told, and waits for what they owe it for ever.
+
+Every one of verl's processes is a named actor of Ray. A name that was there and is gone has died; a
+process that plays episodes and answers nothing for `HANG` seconds hangs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+HANG = 300.0
+"""Seconds in which a process that plays episodes answers, its start included; ours."""
+
+PERIOD = 2.0
+"""Seconds between two looks; the project's choice."""
+
+PLAYERS = "agent_loop_worker_"
+"""How verl calls processes that play episodes."""
+
+
+class Watch:
+    """Looks at the processes of the Ray that this process is connected to.
+
+    Args:
+        ray: the module. hang: see `HANG`.
+    """
+
+    def __init__(self, ray: Any, *, hang: float = HANG) -> None:
+        self.ray, self.hang = ray, hang
+        self.known: set[tuple[str, str]] = set()
+        self.asked: dict[tuple[str, str], tuple[float, Any]] = {}
+        self.last = 0.0
+
+    def look(self) -> str | None:
+        """What is wrong with which process, or ``None``; cheap however often it is called."""
+        now = time.monotonic()
+        if now - self.last < PERIOD:
+            return None
+        self.last = now
+        listed = self.ray.util.list_named_actors(all_namespaces=True)
+        alive = {(one["namespace"], one["name"]) for one in listed}
+        lost, self.known = self.known - alive, alive
+        if lost:
+            names = ", ".join(sorted(name for _, name in lost))
+            return f"{names} died: killed from outside, or out of memory"
+        silent = [who for who in alive if who[1].startswith(PLAYERS) and self._silent(who, now)]
+        if silent:
+            names = ", ".join(sorted(name for _, name in silent))
+            return f"{names} answered nothing for {self.hang:g} s: it hangs"
+        return None
+
+    def _silent(self, who: tuple[str, str], now: float) -> bool:
+        namespace, name = who
+        begun, answer = self.asked.get(who, (now, None))
+        if answer is None or self.ray.wait([answer], timeout=0)[0]:
+            try:
+                actor = self.ray.get_actor(name, namespace)
+            except ValueError:
+                return False  # gone since it was listed: the next look says so
+            self.asked[who] = now, actor.__ray_ready__.remote()
+            return False
+        return now - begun > self.hang
