@@ -55,6 +55,10 @@ function rewardTag(row) {
   const kind = { solved: "good", partial: "warn", failed: "bad", "not graded": "" }[outcome(row)];
   return h("span", { class: `tag ${kind}` }, row.reward === null ? row.status : num(row.reward));
 }
+// Fenced blocks and words in back quotes become elements of text; nothing else is read as markup.
+function rich(text) {
+  return String(text).split(/```[^\n`]*\n([\s\S]*?)\n?```/).map((part, n) => n % 2 ? h("pre", { class: "fence" }, part) : part.split(/`([^`\n]+)`/).map((word, k) => k % 2 ? h("code", null, word) : word));
+}
 function link(path, query) {
   const text = new URLSearchParams(Object.entries(query || {}).filter(([, v]) => v)).toString();
   return "#/" + path.map((p) => encodeURIComponent(p)).join("/") + (text ? "?" + text : "");
@@ -83,5 +87,7 @@ function gradually(box, items, make, upTo = 0, size = 60) {
   const watch = new IntersectionObserver((seen) => { if (seen.some((e) => e.isIntersecting)) add(size); }, { rootMargin: "1200px" });
   add(Math.max(size, upTo + 20));
 }
-const pretty = (value) => typeof value === "string" ? value : JSON.stringify(value, null, 2);
+// JSON with short lists of plain values on one line.
+const inline = (text) => text.replace(/\[\n\s+([^[\]{}]*?)\n\s*\]/g, (all, inner) => inner.length < 90 ? `[${inner.replace(/\n\s+/g, " ")}]` : all);
+const pretty = (value) => typeof value === "string" ? value : inline(JSON.stringify(value, null, 2) || "");
 function json(text) { try { return JSON.stringify(JSON.parse(text), null, 2); } catch { return text; } }

@@ -3,6 +3,15 @@ const PHASES = [["start", "var(--start)"], ["agent", "var(--agent)"], ["grade", 
 function card(title, note, ...kids) {
   return h("section", { class: "card", "aria-label": title }, h("h3", null, title), note && h("div", { class: "quiet mono" }, note), ...kids);
 }
+// A mean with its interval on a line from low to high.
+function whisker(mean, interval, low, high, colour, label) {
+  const W = 320, x = (v) => 6 + (Math.max(low, Math.min(high, v)) - low) / (high - low || 1) * (W - 12);
+  return s("svg", { viewBox: `0 0 ${W} 30`, class: "whisker", role: "img", "aria-label": label }, s("line", { x1: 6, x2: W - 6, y1: 10, y2: 10, style: { stroke: "var(--line)" } }),
+    low < 0 && high > 0 ? s("line", { x1: x(0), x2: x(0), y1: 3, y2: 17, style: { stroke: "var(--quiet)", strokeDasharray: "2 2" } }) : null,
+    interval ? s("rect", { x: x(interval[0]), width: Math.max(2, x(interval[1]) - x(interval[0])), y: 7, height: 6, rx: 3, style: { fill: colour, opacity: 0.35 } }) : null,
+    mean === null || mean === undefined ? null : s("circle", { cx: x(mean), cy: 10, r: 5, style: { fill: colour } }),
+    s("text", { x: 6, y: 28 }, num(low, 2)), s("text", { x: W - 6, y: 28, "text-anchor": "end" }, num(high, 2)));
+}
 function histogram(values, name, say, title) {
   const all = values.flat();
   if (!all.length) return null;
