@@ -35,7 +35,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def run(*lines: str, before: str = "") -> dict[str, Any]:
-        path = tmp_path / "test_toys.py"
+        path = tmp_path / f"test_toys_{len(list(tmp_path.iterdir()))}.py"
         body = "\n".join(f"        {line}" for line in lines)
         head = f"{HEAD}{before}\nclass TestToys(unittest.TestCase):\n    toy_class = Toy\n"
         path.write_text(f"{head}    def test_it(self):\n{body}\n")
