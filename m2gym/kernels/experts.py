@@ -57,6 +57,11 @@ def _check_fp8(hidden: torch.Tensor, gate_up: torch.Tensor, fp8: Fp8Experts) -> 
     if hidden.dtype != torch.bfloat16:
         raise KernelRefusal(f"{_KERNEL}: fp8 needs bfloat16 hidden states, got {hidden.dtype}")
     experts, double, width = gate_up.shape
+    if width % 32 or double % 64:
+        raise KernelRefusal(
+            f"{_KERNEL}: fp8 needs hidden and inner widths that are multiples of 32, got {width} "
+            f"and {double // 2}; leave out fp8"
+        )
     got = (fp8.experts, *fp8.gate_up.values_R_K.shape)
     if got != (experts, experts * double, width):
         raise KernelRefusal(
@@ -78,10 +83,11 @@ class _Experts(torch.autograd.Function):
         fp8: Fp8Experts | None,
     ) -> torch.Tensor:
         if fp8 is None:
-            rows = permute(hidden, plan)
-            inner, kept = over_rows("up", rows, gate_up, plan, swiglu=True, keep=keep)
+            inner, kept = over_rows(
+                "up", permute(hidden, plan), gate_up, plan, swiglu=True, keep=keep
+            )
             y, _ = over_rows("down", inner, down, plan)
-            del rows, inner
+            del inner
         else:
             y, kept = _in_8_bits(hidden, fp8, plan, keep)
         if keep:
@@ -127,7 +133,9 @@ def _in_8_bits(
         "up", rows, gate_up.values_R_K.view(fp8.experts, -1, hidden.shape[1]), plan,
         swiglu=True, keep=keep, scales=(scales, gate_up.scales_R),
     )  # fmt: skip
+    del rows
     small = quantize_rows(inner, plan.starts_E1[fp8.experts :])
+    del inner
     y, _ = over_rows(
         "down", small.values_R_K, down.values_R_K.view(fp8.experts, hidden.shape[1], -1), plan,
         scales=(small.scales_R, down.scales_R),

@@ -44,9 +44,9 @@ def test_a_bad_row_is_bad_alone(device: str) -> None:
     assert got.scales_R[[0, 2]].isfinite().all()
 
 
-@pytest.mark.parametrize("tokens", [1, 37, 130])
+@pytest.mark.parametrize("tokens", [1, 37])
 def test_forward_is_the_product_of_the_rounded(tokens: int, device: str) -> None:
-    case = inputs(tokens, 48, 32, 5, 2, torch.bfloat16, device)
+    case = inputs(tokens, 96, 32, 5, 2, torch.bfloat16, device)
     fp8 = quantize_experts(case["gate_up"], case["down"])
     out = experts(*case.values(), fp8=fp8)
     exact = {k: v.double() if v.is_floating_point() else v for k, v in case.items()}
@@ -75,13 +75,13 @@ def test_backward_is_that_of_16_bits_at_what_the_forward_kept(device: str) -> No
 
 
 def test_equal_bits(device: str) -> None:
-    case = inputs(60, 32, 16, 4, 2, torch.bfloat16, device)
+    case = inputs(60, 32, 32, 4, 2, torch.bfloat16, device)
     fp8 = quantize_experts(case["gate_up"], case["down"])
     assert torch.equal(experts(*case.values(), fp8=fp8), experts(*case.values(), fp8=fp8))
 
 
 def test_experts_without_rows_and_dropped_slots(device: str) -> None:
-    case = inputs(20, 32, 16, 6, 2, torch.bfloat16, device)
+    case = inputs(20, 32, 32, 6, 2, torch.bfloat16, device)
     case["index"] = case["index"] % 2
     case["index"][::3, 0] = 6
     fp8 = quantize_experts(case["gate_up"], case["down"])
@@ -89,7 +89,7 @@ def test_experts_without_rows_and_dropped_slots(device: str) -> None:
 
 
 def test_refusals(device: str) -> None:
-    case = inputs(4, 32, 16, 4, 2, torch.bfloat16, device)
+    case = inputs(4, 32, 32, 4, 2, torch.bfloat16, device)
     fp8 = quantize_experts(case["gate_up"][:2], case["down"][:2])
     with pytest.raises(KernelRefusal, match="call quantize_experts on these weights"):
         experts(*case.values(), fp8=fp8)
@@ -97,3 +97,6 @@ def test_refusals(device: str) -> None:
     full = {k: v.float() if v.is_floating_point() else v for k, v in case.items()}
     with pytest.raises(KernelRefusal, match="bfloat16 hidden states"):
         experts(*full.values(), fp8=fp8)
+    odd = inputs(4, 32, 16, 4, 2, torch.bfloat16, device)
+    with pytest.raises(KernelRefusal, match="multiples of 32"):
+        experts(*odd.values(), fp8=quantize_experts(odd["gate_up"], odd["down"]))
