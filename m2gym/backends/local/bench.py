@@ -96,7 +96,7 @@ def run(
     shape: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row a group size and way of generating, float32 on a CPU, bfloat16 on a GPU; then whole
-    training steps (`m2gym.backends.local.bench_step`)."""
+    training steps and, on a CPU, what they learn (`m2gym.backends.local.bench_step`)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = shape or ("smollm2-135m" if device == "cuda" else "llama-11m")
     model = shaped(shape, torch.float32 if device == "cpu" else torch.bfloat16, device)
@@ -119,7 +119,9 @@ def run(
                         "device": device,
                     }
                 )
-    return [*rows, *bench_step.run(bench_step.GPU if device == "cuda" else bench_step.CPU)]
+    if device == "cuda":
+        return [*rows, *bench_step.run(bench_step.GPU)]
+    return [*rows, *bench_step.run(bench_step.CPU), *bench_step.learn()]
 
 
 def _timed(work: Callable[[], int]) -> tuple[int, float, float]:

@@ -6,6 +6,9 @@ own: of the process on a CPU, of PyTorch's allocator on a GPU. The first two ste
 
 A step is generation, reward, forward, backward and AdamW. Both are fp32 on a CPU; on a GPU TRL runs
 its own default (fp32 weights under bf16 autocast), we bf16 weights over fp32 masters.
+
+`learn` sets the reward of both beside each other after equal processor time, with equal settings of
+GRPO and AdamW: the share of odd ids in an answer, which a model of random weights begins at a half.
 """
 
 from __future__ import annotations
@@ -23,11 +26,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 WARM = 2
 """Steps that are not measured."""
+
+LAST = 10
+"""Updates whose reward is averaged."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Work:
     steps: int = 6
     device: str = "cpu"
     experts: str = ""
+    lr: float = 1e-6
 
     @property
     def text(self) -> str:
@@ -60,22 +68,41 @@ GPU = (
 """The second and third differ in who computes the experts; TRL runs the first only."""
 
 
+LEARN = Work("llama-3m", 1, 16, 64, 32, 40, lr=1e-3)
+"""What `learn` compares."""
+
+
 def run(work: Sequence[Work]) -> list[dict[str, Any]]:
     """One row a size and way; without TRL only our own."""
     ways = ("m2gym", "trl") if find_spec("trl") else ("m2gym",)
     return [_alone(way, one) for one in work for way in ways if way == "m2gym" or not one.experts]
 
 
+def learn(work: Work = LEARN) -> list[dict[str, Any]]:
+    """Mean reward of the last ten updates that each way has done when the faster ends; empty
+    without TRL."""
+    if not find_spec("trl"):
+        return []
+    found = {way: _child_of(way, work) for way in ("m2gym", "trl")}
+    budget = min(sum(one["cpu"]) for one in found.values())
+    rows = []
+    for way, one in found.items():
+        ends = list(accumulate(one["cpu"]))
+        done = sum(end <= budget * (1 + 1e-9) for end in ends)
+        rows.append(
+            {
+                "what": f"reward after {budget:.0f} CPU s, {way}, {work.text}",
+                "reward": statistics.fmean(one["rewards"][max(0, done - LAST) : done] or [0.0]),
+                "reward_at_first": one["rewards"][0],
+                "updates": done,
+                "device": work.device,
+            }
+        )
+    return rows
+
+
 def _alone(way: str, work: Work) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, way, json.dumps(asdict(work))],
-        stdout=subprocess.PIPE,
-        check=False,
-        env={**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{way} failed on {work.text}; its error stands above")
-    found: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    found = _child_of(way, work)
     seconds = statistics.median(found["seconds"])
     return {
         "what": f"training step, {way}, {work.text}",
@@ -87,6 +114,19 @@ def _alone(way: str, work: Work) -> dict[str, Any]:
         "outside": found.get("outside"),
         "device": work.device,
     }
+
+
+def _child_of(way: str, work: Work) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, way, json.dumps(asdict(work))],
+        stdout=subprocess.PIPE,
+        check=False,
+        env={**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{way} failed on {work.text}; its error stands above")
+    found: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    return found
 
 
 def _prompts(work: Work) -> list[list[int]]:
@@ -124,7 +164,7 @@ def _ours(work: Work) -> dict[str, Any]:
                 "steps": work.steps + WARM,
                 "groups": work.groups,
                 "group_size": work.group,
-                "lr": 1e-6,
+                "lr": work.lr,
                 "max_tokens": work.new,
                 "save_every": 10**6,
             },
@@ -143,11 +183,13 @@ def _ours(work: Work) -> dict[str, Any]:
         "cpu": [b - a for a, b in zip(cpu[WARM - 1 :], cpu[WARM:], strict=False)],
         "generate": statistics.median(times(row)["engine"] for row in rows),
         "outside": share_outside(rows),
+        "rewards": [row["reward"] for row in rows],
     }
 
 
 def _trl(work: Work) -> dict[str, Any]:
     from m2gym.backends.local.bench import shaped
+    from m2gym.backends.train_config import TrainSettings
 
     datasets, tokenizers, transformers, trl = map(
         import_module, ("datasets", "tokenizers", "transformers", "trl")
@@ -173,8 +215,12 @@ def _trl(work: Work) -> dict[str, Any]:
             seconds.append(time.perf_counter() - self.begun[0])
             cpu.append(time.process_time() - self.begun[1])
 
+    rewards: list[float] = []
+
     def reward(completion_ids: list[list[int]], **options: Any) -> list[float]:
-        return [_reward(ids) for ids in completion_ids]
+        found = [_reward(ids) for ids in completion_ids]
+        rewards.append(statistics.fmean(found))
+        return found
 
     with tempfile.TemporaryDirectory() as out:
         config = trl.GRPOConfig(
@@ -184,7 +230,12 @@ def _trl(work: Work) -> dict[str, Any]:
             num_generations=work.group,
             max_completion_length=work.new,
             generation_kwargs={"min_new_tokens": work.new},
-            learning_rate=1e-6,
+            learning_rate=work.lr,
+            lr_scheduler_type="constant",
+            adam_beta2=TrainSettings().betas[1],
+            adam_epsilon=TrainSettings().eps,
+            weight_decay=TrainSettings().weight_decay,
+            max_grad_norm=TrainSettings().clip or 0.0,
             beta=0.0,
             temperature=1.0,
             loss_type="grpo",
@@ -206,7 +257,7 @@ def _trl(work: Work) -> dict[str, Any]:
             callbacks=[Clock()],
         )
         trainer.train()
-    return {"seconds": seconds[WARM:], "cpu": cpu[WARM:]}
+    return {"seconds": seconds[WARM:], "cpu": cpu[WARM:], "rewards": rewards[WARM:]}
 
 
 def _float32() -> Any:
