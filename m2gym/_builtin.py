@@ -9,6 +9,7 @@ def register_all() -> None:
     ENVS.register("tool-use", "m2gym.envs.tool_use:ENTRY")
     ENVS.register("tool-worlds", "m2gym.envs.tool_worlds:ENTRY")
     ENVS.register("harbor", "m2gym.envs.harbor:ENTRY")
+    ENVS.register("swe-bench", "m2gym.envs.swe_bench:ENTRY")
     TASKSETS.register("swe-repo", "m2gym.tasksets.swe_repo:SweRepo")
     TASKSETS.register("swe-bench", "m2gym.tasksets.swe_bench_tasks:SweBench")
     REWARDS.register("tests-pass", "m2gym.rewards.repository_tests:tests_pass")

@@ -1,4 +1,4 @@
-"""``m2gym export``: a run in another format."""
+"""``m2gym export``: a run in another format, or an environment's tasks as Harbor folders."""
 
 from __future__ import annotations
 
@@ -11,22 +11,35 @@ from typing import Annotated
 import typer
 
 from m2gym.cli import options
-from m2gym.cli.output import note, show, show_json
+from m2gym.cli.output import note, show, show_json, split_name
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.trajectory import Trajectory
 
-FORMATS = {"atif": "documents", "inspect": "samples", "parquet": "rows", "jsonl": "lines"}
-"""Format → what is counted. ``jsonl``: the counting record of each task and attempt, a line."""
+FORMATS = {
+    "atif": "documents",
+    "inspect": "samples",
+    "parquet": "rows",
+    "jsonl": "lines",
+    "harbor": "task folders",
+}
+"""Format → what is counted. ``jsonl``: the counting record of each task and attempt, a line.
+``harbor`` is of an environment's tasks, the others of a run."""
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[str, typer.Argument(help="A run's folder; for harbor, an environment's id.")],
     format: Annotated[
-        str, typer.Option("--format", "-f", help="atif, inspect, parquet or jsonl.")
+        str, typer.Option("--format", "-f", help="atif, inspect, parquet, jsonl or harbor.")
     ] = "atif",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A folder (atif) or file; beside the run."),
+        typer.Option("--out", "-o", help="A folder (atif, harbor) or file; beside the run."),
+    ] = None,
+    split: options.SplitName = "test",
+    task: options.TaskIds = None,
+    limit: options.Limit = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="harbor: the image that the folders build on.")
     ] = None,
     prompts: Annotated[
         bool, typer.Option("--prompts", help="ATIF: each call's whole prompt as token ids.")
@@ -35,11 +48,38 @@ def export(
     debug: options.Debug = False,
 ) -> None:
     """Write a run's trajectories as ATIF documents (one each), as a log that Inspect reads, as
-    Parquet or JSON lines."""
-    from m2gym.rollout import load_run
-
+    Parquet or JSON lines; or an environment's tasks as Harbor folders."""
     if format not in FORMATS:
         raise UnknownIdError("format", format, FORMATS)
+    if format == "harbor":
+        target = out or Path(f"{re.sub(r'[^A-Za-z0-9._-]+', '-', run)}-harbor")
+        written = _writing(target, lambda: _harbor(run, target, split, task, limit, base))
+    else:
+        target, written = _run(Path(run), format, out, prompts)
+    if json:
+        show_json({"format": format, "path": str(target), "written": written})
+    else:
+        note(f"{written} {FORMATS[format]} written")
+        show(str(target))
+
+
+def _harbor(
+    env: str, folder: Path, split: str, tasks: list[str] | None, limit: int | None, base: str | None
+) -> int:
+    from m2gym.envs.catalog import env_entry
+    from m2gym.tasksets.harbor_export import BASE, export_task
+
+    taskset = env_entry(env).taskset()
+    ids = list(tasks or taskset.ids(split_name(split)))[:limit]
+    for id in ids:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", id)
+        export_task(taskset.prepare(taskset.task(id)), folder / name, base=base or BASE)
+    return len(ids)
+
+
+def _run(run: Path, format: str, out: Path | None, prompts: bool) -> tuple[Path, int]:
+    from m2gym.rollout import load_run
+
     found = load_run(run)
     trajectories = iter(found)
     if format == "parquet":
@@ -58,11 +98,7 @@ def export(
     else:
         target = out or run.with_name(run.name + "-atif")
         written = _writing(target, lambda: _atif(trajectories, target, prompts))
-    if json:
-        show_json({"format": format, "path": str(target), "written": written})
-    else:
-        note(f"{written} {FORMATS[format]} written")
-        show(str(target))
+    return target, written
 
 
 def _jsonl(trajectories: Iterable[Trajectory], file: Path) -> int:

@@ -92,9 +92,14 @@ class AsyncEnv:
         return await self._result(episode, await episode.act(action))
 
     async def submit(self) -> StepResult:
-        """End the episode and grade it: terminated, ``info["verdict"]`` set."""
+        """End the episode and grade it: terminated, ``info["verdict"]`` set.
+
+        Of a task in stages it ends the stage: the next one's instruction is observed.
+        """
         episode = self._running()
         verdict = await episode.submit()
+        if not episode.done:
+            return await self._result(episode, Observation(episode.first_observation))
         done = Observation("submitted", verdict.reward or 0.0, True, verdict.stop)
         return await self._result(episode, done)
 

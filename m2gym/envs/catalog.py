@@ -113,6 +113,10 @@ def env_entry(id: str) -> EnvEntry:
         from m2gym.envs.harbor import at
 
         return at(id.removeprefix("harbor:"))
+    if id.startswith("swe-bench:"):
+        from m2gym.envs import swe_bench
+
+        return swe_bench.at(id.removeprefix("swe-bench:"))
     found = ENVS.get(_bare(id))
     entry = found() if callable(found) and not isinstance(found, EnvEntry) else found
     if not isinstance(entry, EnvEntry):

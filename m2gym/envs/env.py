@@ -63,7 +63,8 @@ class WorkspaceEnv(gymnasium.Env[str, Any]):
     def submit(self) -> StepResult:
         """See `AsyncEnv.submit`."""
         result = run_sync(self.twin.submit())
-        self._show(f"submitted: {result[4]['verdict'].reward}")
+        verdict = result[4].get("verdict")
+        self._show(result[0] if verdict is None else f"submitted: {verdict.reward}")
         return result
 
     def fork(self, n: int) -> list[WorkspaceEnv]:

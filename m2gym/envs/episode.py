@@ -23,6 +23,7 @@ from m2gym.core.trajectory import Step, Trajectory, Usage
 from m2gym.core.verdict import Stop, Verdict
 from m2gym.core.workspace import Shell, Workspace
 from m2gym.envs.observation import cut_middle, notes
+from m2gym.envs.stages import Stages, lay_out
 from m2gym.envs.tools import AGENT_ERRNOS, encode, workspace_tools
 from m2gym.rewards import check_rewards, grade
 from m2gym.rewards.exported import Exported
@@ -52,7 +53,11 @@ class WorkspaceEpisode:
         tools: ToolFactory = workspace_tools,
     ) -> None:
         self.id = uuid.uuid4().hex
-        self.prepared, self.workspace = prepared, workspace
+        self.plan, self.workspace = prepared, workspace
+        self.stages = Stages(prepared) if prepared.stages else None
+        """The stages of a task that has some."""
+        self.prepared = self.stages.stage.prepared if self.stages else prepared
+        """The task as it is now: of a task in stages the present stage."""
         self.env, self.agent, self.model = env, agent, model
         self.seed, self.attempt, self.parent = seed, attempt, parent
         self.deadline = deadline
@@ -67,7 +72,8 @@ class WorkspaceEpisode:
         self._toolbox = Toolbox(tools(self))
         self._steps: list[Step] = []
         self._shown_chars = 0
-        self._noted = 0
+        self._noted = self._stage_begun = 0
+        self._performing = False
         self._shell: Shell | None = None
         self._verdict: Verdict | None = None
         self._grading = asyncio.Lock()
@@ -105,6 +111,11 @@ class WorkspaceEpisode:
         return self._verdict is not None or self._closed
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether another stage may follow the present one."""
+        return self.stages is not None and not self.done and not self.stages.last
+
+    @property
     def first_observation(self) -> str:
         """The instruction, where the files lie, and how much may be used."""
         limits = self.task.limits
@@ -112,7 +123,8 @@ class WorkspaceEpisode:
         if limits.steps is not None:
             allowed.append(f"{limits.steps} actions")
         if limits.seconds is not None:
-            allowed.append(f"{limits.seconds:g} seconds (the time it ends: $M2GYM_DEADLINE)")
+            told = "" if self.stages else " (the time it ends: $M2GYM_DEADLINE)"
+            allowed.append(f"{limits.seconds:g} seconds{told}")
         budget = f"You have {' and '.join(allowed)}. " if allowed else ""
         return (
             f"{self.task.instruction.rstrip()}\n\n"
@@ -133,8 +145,14 @@ class WorkspaceEpisode:
         call = _parse(action)
         if self._time_left() <= 0:
             return await self._end("deadline", "the deadline has passed")
-        begun = time.monotonic()
-        text, info = await self._perform(call)
+        begun, before = time.monotonic(), self.prepared
+        self._performing = True
+        try:
+            text, info = await self._perform(call)
+        finally:
+            self._performing = False
+        if self.prepared is not before:
+            text = f"{text}\n\n{self.first_observation}"
         self._steps.append(
             Step(action=action, observation=text, seconds=time.monotonic() - begun, info=info)
         )
@@ -170,6 +188,9 @@ class WorkspaceEpisode:
     async def submit(self, stop: Stop = "submitted") -> Verdict:
         """End the episode and grade it; once graded, the same verdict again.
 
+        Of a task in stages the present stage ends: its verdict is given, and where the next begins,
+        the episode is not `done`.
+
         Raises:
             InfraError: a box failed; grading may be tried again.
             VerifierError: the grading itself failed.
@@ -180,16 +201,45 @@ class WorkspaceEpisode:
                     raise EpisodeOverError("the episode was closed without being submitted")
                 begun = time.monotonic()
                 async with self.grading_place():
-                    self._verdict = await grade(
+                    verdict = await grade(
                         self.prepared,
                         self.workspace,
                         trajectory=self.steps,
                         stop=stop,
                         make_box=partial(make_workspace, kind=self.workspace.kind),
                         keep=self.keep,
+                        goes_on=self.may_go_on and stop != "deadline",
                     )
-                self.seconds["grade"] = time.monotonic() - begun
+                graded = time.monotonic() - begun
+                self.seconds["grade"] = self.seconds.get("grade", 0.0) + graded
+                if self.stages is None:
+                    self._verdict = verdict
+                else:
+                    self._verdict = self.stages.take(verdict, stop)
+                    if self._verdict is None:
+                        await self._next_stage(self.stages)
+                        return verdict
             return self._verdict
+
+    async def _next_stage(self, stages: Stages) -> None:
+        self.prepared = stages.stage.prepared
+        self._stage_begun = self._acted + (1 if self._performing else 0)
+        await lay_out(self.workspace, self.prepared, stages.stage)
+        limit = self.task.limits.seconds
+        self.deadline = None if limit is None else time.time() + limit
+
+    def may_be_worked_on(self, before: PreparedTask) -> bool:
+        """Whether a stage has begun since ``before`` was the present one, and nothing was done."""
+        return not self.done and self.prepared is not before and self._stage_begun == self._acted
+
+    @property
+    def _acted(self) -> int:
+        return len(self._steps) - self._noted
+
+    async def graded(self) -> None:
+        """Wait for the grading that is under way, if any."""
+        async with self._grading:
+            return
 
     async def fork(self, n: int) -> list[WorkspaceEpisode]:
         """``n`` episodes that go on from this one's files; shells and processes begin anew."""
@@ -200,7 +250,7 @@ class WorkspaceEpisode:
         children = []
         for box in await self.workspace.fork(n):
             child = WorkspaceEpisode(
-                self.prepared,
+                self.plan,
                 box,
                 env=self.env,
                 agent=self.agent,
@@ -211,6 +261,8 @@ class WorkspaceEpisode:
                 parent=self.id,
                 tools=self._tool_factory,
             )
+            if self.stages is not None:
+                child.stages, child.prepared = self.stages.forked(), self.prepared
             child._steps = list(self._steps)
             child._shown_chars, child._noted = self._shown_chars, self._noted
             child.seconds = dict(self.seconds)
@@ -234,7 +286,7 @@ class WorkspaceEpisode:
             id=self.id,
             env=self.env,
             task=self.task.id,
-            task_hash=self.task.content_hash(),
+            task_hash=self.plan.task.content_hash(),
             agent=self.agent,
             model=self.model,
             attempt=self.attempt,
@@ -294,6 +346,8 @@ class WorkspaceEpisode:
 
     async def _end(self, stop: Stop, text: str) -> Observation:
         verdict = await self.submit(stop)
+        if not self.done:
+            return Observation(f"{text}\n\n{self.first_observation}")
         return Observation(text, verdict.reward or 0.0, True, stop)
 
     def _time_left(self) -> float:
@@ -343,13 +397,14 @@ async def open_episode(
     limit = task.limits.seconds
     deadline = None if limit is None else time.time() + limit
     variables = dict(prepared.workspace.env)
-    if deadline is not None:
+    if deadline is not None and not prepared.stages:
         variables["M2GYM_DEADLINE"] = str(int(deadline))
     spec = prepared.workspace
     own = {"env": variables, "mounts": (*spec.mounts, *mounts)}
     box = make_workspace(spec.model_copy(update=own), workspace)
     try:
         await box.start()
+        await lay_out(box, prepared, prepared.stages[0] if prepared.stages else None)
     except BaseException:
         await box.stop()
         raise

@@ -26,12 +26,16 @@ class OversizedError(UngradableError):
 
 @dataclass
 class Exported:
-    """A cleaned tree: ``tar`` to unpack, ``files`` to look at, ``links`` path → target."""
+    """A cleaned tree: ``tar`` to unpack, ``files`` to look at, ``links`` path → target.
+
+    ``elsewhere`` is what was declared outside of the work folder, relative to the box's root.
+    """
 
     tar: bytes
     files: dict[str, bytes]
     links: dict[str, str]
     dropped: list[str] = field(default_factory=list)
+    elsewhere: Exported | None = None
 
 
 def clean(tar: bytes, reserved: Collection[str] = ()) -> Exported:

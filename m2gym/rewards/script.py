@@ -23,29 +23,45 @@ LINKS = {f"/{name}": f"{PLACE}/{name}" for name in ("tests", "logs", "solution")
 HIDDEN = ".m2gym-hidden"
 """The hidden folder's name in the work folder, from which its ``tests`` are moved to ``/tests``."""
 
-_SET_UP = (
-    f"mkdir -p {PLACE}/logs/verifier {PLACE}/logs/agent {PLACE}/logs/artifacts && "
-    f"rm -rf {PLACE}/tests && mv {HIDDEN}/tests {PLACE}/tests && rm -rf {HIDDEN}"
+PREPARE = (
+    f"mkdir -p {PLACE}/logs && cd {PLACE} && rm -rf tests solution logs/verifier && "
+    f"mkdir -p logs/verifier logs/agent logs/artifacts && "
+    "chmod 777 . logs logs/agent logs/artifacts"
 )
+"""Run as root in the agent's box: the folders that Harbor's agents find, none of a verifier's."""
+
+_SET_UP = (
+    f"mkdir -p {PLACE}/logs/agent {PLACE}/logs/artifacts && rm -rf {PLACE}/logs/verifier && "
+    f"mkdir {PLACE}/logs/verifier"
+)
+_TESTS = f"rm -rf {PLACE}/tests && mv {HIDDEN}/tests {PLACE}/tests && rm -rf {HIDDEN}"
 
 
 @reward("test-script")
 async def script_reward(
-    grading: Grading, env: dict[str, str] | None = None, timeout: float = 600.0
+    grading: Grading,
+    env: dict[str, str] | None = None,
+    timeout: float = 600.0,
+    user: User = "root",
+    bundled: bool = False,
 ) -> Score:
-    """Run ``/tests/test.sh`` once; ``env`` is added to its environment, ``timeout`` in seconds.
+    """Run ``/tests/test.sh`` once, as ``user``, ``timeout`` seconds at most.
+
+    ``env`` is added to its environment; ``bundled`` says that the box's image holds ``/tests``.
 
     Raises:
         VerifierError: the script took too long, or left no finite number.
     """
     box = grading.workspace
-    user: User | None = "root" if "users" in box.capabilities else None
-    ready = await box.exec(_SET_UP, user=user)
+    several = "users" in box.capabilities
+    own = f" && chown {user} {PLACE}/logs/verifier" if several and user != "root" else ""
+    script = f"{_SET_UP}{own}" if bundled else f"{_SET_UP}{own} && {_TESTS}"
+    ready = await box.exec(script, user="root" if several else None)
     if not ready.ok:
         raise VerifierError(f"the tests could not be put in place: {ready.output[-400:]}")
     result = await box.exec(
         ["bash", "/tests/test.sh"],
-        user=user,
+        user=user if several else None,
         env=env or {},
         timeout=max(1.0, min(timeout, grading.budget())),
     )
@@ -54,7 +70,7 @@ async def script_reward(
         raise VerifierError(f"/tests/test.sh took longer than {timeout:g} seconds: {tail[-400:]!r}")
     rewards = await _read(box, tail)
     evidence = {"rewards": rewards, "exit_code": result.exit_code, "output": tail}
-    return Score(value=_one(rewards), evidence=evidence)
+    return Score(value=one_reward(rewards), evidence=evidence)
 
 
 async def _read(box: Workspace, tail: str) -> dict[str, float]:
@@ -90,7 +106,12 @@ def _checked(value: Any) -> dict[str, float]:
     return {str(key): float(number) for key, number in value.items()}
 
 
-def _one(rewards: dict[str, float]) -> float:
+def one_reward(rewards: dict[str, float]) -> float:
+    """The number named ``reward``, or the only one.
+
+    Raises:
+        VerifierError: there are several of other names.
+    """
     if "reward" in rewards:
         return rewards["reward"]
     if len(rewards) == 1:

@@ -5,6 +5,8 @@
     pristine spec ─ fresh box, no network ─ the agent's files ─ hidden files ─ rewards ─ Verdict
 
 The fresh box is made only where a reward looks at one: rewards over artifacts alone run nothing.
+Where a task's format demands the agent's own box (``isolation: shared``), nothing is killed and the
+hidden files go there; the verdict says so, and trainers leave it out.
 
 Infrastructure that fails raises `InfraError` and grading that fails `VerifierError`: neither is
 ever a reward. Graded code that hangs, crashes or cannot be imported scores 0, with evidence.
@@ -25,6 +27,7 @@ from m2gym.core.errors import InfraError, UngradableError, VerifierError
 from m2gym.core.task import PreparedTask, Task, WorkspaceSpec
 from m2gym.core.verdict import Score, Stop, Verdict
 from m2gym.core.workspace import User, Workspace
+from m2gym.rewards import elsewhere
 from m2gym.rewards.combine import combine, score_names
 from m2gym.rewards.exported import Exported, clean
 from m2gym.rewards.flags import look
@@ -48,13 +51,15 @@ async def grade(
     make_box: Callable[[WorkspaceSpec], Workspace],
     seed: int | None = None,
     keep: Callable[[Exported], None] | None = None,
+    goes_on: bool = False,
 ) -> Verdict:
     """The verdict of an episode whose agent worked in ``agent_box``.
 
     Every process of ``agent_box`` is killed; its files stay. ``make_box`` makes an unstarted box,
     which is stopped here; it is not called where no reward looks at a box. ``seed`` chooses the
     decoys; without one they cannot be foretold. ``keep`` is given the cleaned artifacts, in a
-    thread, before they are judged.
+    thread, before they are judged. ``goes_on``: the box will be worked in further, so that nothing
+    in it is killed.
 
     Raises:
         InputError: the task's rewards cannot be computed (see `check_rewards`).
@@ -66,19 +71,24 @@ async def grade(
     started = time.monotonic()
     seed = secrets.randbits(63) if seed is None else seed
     evidence: dict[str, Any] = {"seed": seed}
-    box = make_box(_fresh(prepared)) if looks_at_box(task) else None
+    shared = task.isolation == "shared"
+    made = make_box(_fresh(prepared)) if looks_at_box(task) and not shared else None
+    box = agent_box if shared else made
     grading = None
     limit = task.limits.grade_seconds + MARGIN
     try:
         async with asyncio.timeout(limit) as clock:
-            examining = _export(prepared, agent_box, evidence, keep)
-            if box is None:
+            leave = shared or goes_on
+            examining = _export(prepared, agent_box, evidence, keep, leave=leave)
+            if made is None:
                 exported, hidden = await examining
             else:
                 with for_grading():
-                    starting = asyncio.ensure_future(box.start())
+                    starting = asyncio.ensure_future(made.start())
                 _, (exported, hidden) = await _both(starting, examining)
-                await _fill(box, prepared, exported, hidden)
+                await _fill(made, prepared, exported)
+            if box is not None and hidden:
+                await box.unpack(await asyncio.to_thread(pack_files, hidden), user="grader")
             given = {
                 "task": task,
                 "prepared": prepared,
@@ -98,14 +108,15 @@ async def grade(
                 given |= {"workspace": box, "grading": grading}
             scores = await _scores(task, given)
     except UngradableError as error:
-        return _verdict(0.0, {}, "agent_error", stop, {**evidence, "error": str(error)})
+        evidence["error"] = str(error)
+        return _verdict(task, 0.0, {}, "agent_error", stop, evidence)
     except TimeoutError as error:
         if not clock.expired():
             raise
         raise VerifierError(f"grading took longer than {limit:g} seconds") from error
     finally:
-        if box is not None:
-            await box.stop()
+        if made is not None:
+            await made.stop()
     evidence["seconds"] = {
         "tests": round(grading.seconds_tests, 4) if grading is not None else 0.0,
         "total": round(time.monotonic() - started, 4),
@@ -113,7 +124,7 @@ async def grade(
     weights = [spec.weight for spec in task.rewards]
     reward = combine(zip(scores, weights, scores.values(), strict=True))
     forged = any(score.forged for score in scores.values())
-    return _verdict(reward, scores, "forged" if forged else "ok", stop, evidence)
+    return _verdict(task, reward, scores, "forged" if forged else "ok", stop, evidence)
 
 
 async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
@@ -130,11 +141,22 @@ async def _export(
     agent_box: Workspace,
     evidence: dict[str, Any],
     keep: Callable[[Exported], None] | None,
+    *,
+    leave: bool,
 ) -> tuple[Exported, dict[str, Path]]:
     """The agent's cleaned artifacts and the hidden files, told in ``evidence``."""
-    await agent_box.kill()
-    packed = await agent_box.export(list(prepared.task.artifacts))
-    return await asyncio.to_thread(_examine, prepared, packed, evidence, keep)
+    if not leave:
+        await agent_box.kill()
+    inside, outside = elsewhere.parted(prepared.task.artifacts)
+    packed = await agent_box.export(inside)
+    exported, hidden = await asyncio.to_thread(_examine, prepared, packed, evidence, keep)
+    exported.elsewhere = await elsewhere.take(agent_box, outside)
+    if exported.elsewhere is not None and exported.elsewhere.files:
+        evidence["artifacts"]["elsewhere"] = len(exported.elsewhere.files)
+    gate = getattr(agent_box, "gate", None)
+    if gate is not None:
+        evidence["network"] = gate.proxy.record()
+    return exported, hidden
 
 
 def _examine(
@@ -162,9 +184,16 @@ def _examine(
 
 
 def _verdict(
-    reward: float, scores: dict[str, Score], status: Any, stop: Stop | None, evidence: Any
+    task: Task, reward: float, scores: dict[str, Score], status: Any, stop: Stop | None, told: Any
 ) -> Verdict:
-    return Verdict(reward=reward, scores=scores, status=status, stop=stop, evidence=evidence)
+    return Verdict(
+        reward=reward,
+        scores=scores,
+        status=status,
+        stop=stop,
+        isolation=task.isolation,
+        evidence=told,
+    )
 
 
 def _whole(prepared: PreparedTask) -> bool:
@@ -172,29 +201,30 @@ def _whole(prepared: PreparedTask) -> bool:
 
 
 def _fresh(prepared: PreparedTask) -> WorkspaceSpec:
-    """The grading box's spec: no network; an empty work folder where the whole is replaced."""
-    spec = prepared.workspace
-    root = None if _whole(prepared) else spec.root
-    return spec.model_copy(update={"network": "none", "root": root})
+    """The grading box's spec: no network but what a format gives its verifier; an empty work
+    folder where the whole is replaced."""
+    spec = prepared.grading or prepared.workspace.model_copy(
+        update={"network": "none", "allowed_hosts": ()}
+    )
+    return spec.model_copy(update={"root": None}) if _whole(prepared) else spec
 
 
-async def _fill(
-    box: Workspace, prepared: PreparedTask, exported: Exported, hidden: dict[str, Path]
-) -> None:
-    """Make the declared artifacts equal the agent's (what it deleted goes), then add the hidden."""
+async def _fill(box: Workspace, prepared: PreparedTask, exported: Exported) -> None:
+    """Make the declared artifacts equal the agent's (what it deleted goes)."""
     user: User | None = "root" if "users" in box.capabilities else None
     clear: list[str] | None = None
+    inside, outside = elsewhere.parted(prepared.task.artifacts)
     if not _whole(prepared):
-        clear = ["rm", "-rf", "--", *prepared.task.artifacts]
-    elif prepared.workspace.root is None or _has_image(prepared.workspace):
+        clear = ["rm", "-rf", "--", *inside] if inside else None
+    elif prepared.workspace.root is None or _has_image(box.spec):
         clear = ["find", ".", "-mindepth", "1", "-delete"]
     if clear:
         result = await box.exec(clear, user=user)
         if not result.ok:
             raise InfraError(f"could not clear the grading box: {result.output[-200:]}")
     await box.unpack(exported.tar, user="agent")
-    if hidden:
-        await box.unpack(await asyncio.to_thread(_pack, hidden), user="grader")
+    if exported.elsewhere is not None:
+        await elsewhere.put(box, outside, exported.elsewhere)
 
 
 def _has_image(spec: WorkspaceSpec) -> bool:
@@ -202,7 +232,8 @@ def _has_image(spec: WorkspaceSpec) -> bool:
     return spec.image is not None or spec.build is not None
 
 
-def _pack(files: dict[str, Path]) -> bytes:
+def pack_files(files: dict[str, Path]) -> bytes:
+    """A tar of files: path in it → file here."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path, source in files.items():

@@ -12,6 +12,9 @@
 | a box, a download or a disk fails | infra_error | none |
 | grading itself fails | verifier_error | none |
 
+Of a task in stages the scaffold is run for each stage in turn, unless it went on by itself; a limit
+of ours other than a stage's deadline ends all.
+
 `InputError` while the episode is opened (a missing capability, a wrong option) is the caller's
 mistake and is raised.
 """
@@ -93,7 +96,8 @@ class _Clock:
         try:
             yield
         finally:
-            self.seconds[name] = round(time.perf_counter() - begun, 6)
+            spent = time.perf_counter() - begun
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 6)
 
     def move(self, source: str, target: str, seconds: float) -> None:
         """Count ``seconds`` of one phase as the other's."""
@@ -215,26 +219,24 @@ async def _act_and_grade(
     stop: Stop = "exited"
     agent_error = None
     try:
-        with clock.phase("agent"):
-            acting = asyncio.create_task(attempt.scaffold.run(episode))
-            try:
-                await _until_over(acting, episode.deadline, attempt.limits.working, clock.waiting)
-                if not acting.done():
-                    stop = "deadline"
-                    await _graded_by_agent(episode)
-            finally:
-                acting.cancel()
-                await asyncio.wait({acting}, timeout=CANCEL_SECONDS)
-                if session is not None:
-                    session.end("the episode has ended")
-            if stop == "deadline":
-                _check_answered(session)
-            if session is not None and session.stop is not None and stop == "exited":
-                stop = session.stop
-            agent_error = _raised(acting)
-        with clock.phase("grade"):
-            submitted_before = episode.verdict is not None
-            verdict = await episode.submit(stop)
+        while True:
+            begun_in = episode.prepared
+            with clock.phase("agent"):
+                stop, acting = await _act(episode, attempt, clock, session)
+                if stop == "deadline":
+                    _check_answered(session)
+                if session is not None and session.stop is not None and stop == "exited":
+                    stop = session.stop
+                agent_error = agent_error or _raised(acting)
+            if episode.may_be_worked_on(begun_in) and stop == "exited":
+                continue
+            with clock.phase("grade"):
+                submitted_before = episode.verdict is not None
+                verdict = await episode.submit(stop)
+            if episode.done:
+                break
+        if session is not None:
+            session.end("the episode has ended")
     except (InfraError, OSError) as error:
         return _Judged(_failure("infra_error", stop), cause(error), cause_word(error))
     # The one boundary of an episode: whatever else is raised is the grader's fault, and is told.
@@ -247,13 +249,36 @@ async def _act_and_grade(
     return _Judged(verdict, agent_error)
 
 
+async def _act(
+    episode: WorkspaceEpisode,
+    attempt: Attempt,
+    clock: _Clock,
+    session: RecordedSession | None,
+) -> tuple[Stop, asyncio.Task[None]]:
+    """Run the agent until it ends or its time is over: how it ended, and its task."""
+    stop: Stop = "exited"
+    acting = asyncio.create_task(attempt.scaffold.run(episode))
+    try:
+        await _until_over(acting, episode, attempt.limits.working, clock.waiting)
+        if not acting.done():
+            # the deadline bounds the agent, not the grading that it began by submitting in time
+            stop = "exited" if episode.grading else "deadline"
+            await episode.graded()
+    finally:
+        acting.cancel()
+        await asyncio.wait({acting}, timeout=CANCEL_SECONDS)
+        if session is not None and not episode.may_go_on:
+            session.end("the episode has ended")
+    return stop, acting
+
+
 async def _until_over(
-    acting: asyncio.Task[None], deadline: float | None, working: float | None, clock: Waiting
+    acting: asyncio.Task[None], episode: WorkspaceEpisode, working: float | None, clock: Waiting
 ) -> None:
     """Wait until the agent ends, its deadline comes or its working time is used up."""
     begun, waited = time.monotonic(), clock.seconds("model")
     while not acting.done():
-        left = [] if deadline is None else [deadline - time.time()]
+        left = [] if episode.deadline is None else [episode.deadline - time.time()]
         if working is not None:
             waits = clock.seconds("model") - waited
             left.append(working - (time.monotonic() - begun - waits))
@@ -273,12 +298,6 @@ def _check_answered(session: RecordedSession | None) -> None:
             f"({', '.join(sorted(causes))}); is it reachable, and the limit long enough?",
             cause="timeout",
         )
-
-
-async def _graded_by_agent(episode: WorkspaceEpisode) -> None:
-    """The deadline bounds the agent, not the grading that it began by submitting in time."""
-    if episode.grading:
-        await episode.submit()
 
 
 def _raised(acting: asyncio.Task[None]) -> str | None:

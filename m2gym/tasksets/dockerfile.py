@@ -1,5 +1,7 @@
 """The part of a Dockerfile that a workspace without images can honour: where files go.
 
+Files go to the work folder; folders may also go below ``/opt``, where the box shows them read-only.
+
 ``FROM`` names an image whose content the local workspace does not have; it is accepted because most
 tasks need no more of it than Python or a shell, which the box has. ``RUN`` and the like need a
 workspace that builds images, such as ``docker``.
@@ -15,9 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from m2gym.core.errors import InputError
+from m2gym.core.task import Mount
 
 WORKDIR = "/app"
 """The work folder of a task that names none; the project's choice, as in most tasks at hand."""
+
+ASIDE = "/opt/"
+"""Below it a folder can be shown in a box without hiding anything of the machine's."""
 
 
 class NeedsImageError(InputError):
@@ -29,10 +35,11 @@ _IGNORED = {"FROM", "LABEL", "MAINTAINER", "EXPOSE", "CMD"}
 
 @dataclass(frozen=True)
 class Build:
-    """Files of the host → places relative to the work folder, and variables."""
+    """Files of the host → places relative to the work folder, folders shown, and variables."""
 
     workdir: str
     copies: tuple[tuple[Path, str], ...] = ()
+    mounts: tuple[Mount, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
 
     def make(self, target: Path) -> None:
@@ -78,15 +85,18 @@ def read_dockerfile(environment: Path, workdir: str | None) -> Build:
                 "are understood here"
             )
     final = workdir or (here if here != "/" else WORKDIR)
-    placed = []
+    placed, mounts = [], []
     for source, target in copies:
+        if source.is_dir() and target.startswith(ASIDE):
+            mounts.append(Mount(source=source.resolve(), target=target))
+            continue
         relative = posixpath.relpath(target, final)
         if relative.startswith(".."):
             raise NeedsImageError(
                 f"{dockerfile}: COPY to {target!r} lies outside the work folder {final!r}"
             )
         placed.append((source, relative))
-    return Build(final, tuple(placed), env)
+    return Build(final, tuple(placed), tuple(mounts), env)
 
 
 def last_workdir(environment: Path, workdir: str | None) -> str:

@@ -3,27 +3,26 @@
 A folder with a ``task.toml`` is one task; any other folder is searched for such folders. A task
 whose Dockerfile does no more than copy files runs in any workspace; one that needs an image
 (``docker_image``, ``RUN`` …) says so in its metadata, ``needs_image``, and is refused by workspaces
-without images. `harbor` says which fields are understood.
+without images. `harbor` says which fields are understood, `harbor_parts` what becomes of files.
 """
 
 from __future__ import annotations
 
-import base64
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from m2gym.core.errors import InputError, UnknownIdError
-from m2gym.core.task import PreparedTask, Reference, RewardSpec, Split, Task, WorkspaceSpec
-from m2gym.rewards.script import HIDDEN, LINKS, PLACE
+from m2gym.core.task import Mount, PreparedTask, Split, Stage, Task, WorkspaceSpec
+from m2gym.rewards.script import LINKS, PREPARE
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent, tree_digest
 from m2gym.tasksets.dockerfile import Build, NeedsImageError, last_workdir, read_dockerfile
-from m2gym.tasksets.harbor import Settings, read_settings
-from m2gym.tasksets.measure import pack
-from m2gym.tasksets.memory import copied, copy, pytest_box
+from m2gym.tasksets.harbor import Settings, Step, read_settings
+from m2gym.tasksets.harbor_parts import Part, check_files
+from m2gym.tasksets.memory import pytest_box
 
-_PARAMETERS = ("fail_to_pass", "pass_to_pass", "command", "test_files", "timeout", "python")
+_GIT = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+"""The work folder is the agent's, whoever made it in the image; git then asks to be told."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class _Folder:
     path: Path
     settings: Settings
     build: Build
+    parts: tuple[Part, ...]
     task: Task
     needs_image: str = ""
 
@@ -91,20 +91,65 @@ class FolderTaskset:
         self.task(task.id)
         folder = self._folders[task.id]
         workdir = folder.build.workdir
-        mounts, env = pytest_box(task, workdir, self.cache, self.progress)
+        mounts: tuple[Mount, ...] = ()
+        env: dict[str, str] = {}
+        if folder.parts[0].own() is None:
+            mounts, env = pytest_box(task, workdir, self.cache, self.progress)
         spec = WorkspaceSpec(
             root=self._root(folder),
-            image=folder.settings.image,
+            image=folder.settings.environment.image,
             build=_dockerfile_folder(folder),
             needs_image=bool(folder.needs_image),
             workdir=workdir,
-            mounts=mounts,
+            mounts=(*folder.build.mounts, *mounts),
             links=dict(LINKS),
-            env={**env, **folder.build.env, **task.env},
+            env={**(_GIT if folder.needs_image else {}), **env, **folder.build.env, **task.env},
             network=task.network,
+            allowed_hosts=task.allowed_hosts,
+            user=folder.settings.agent.user or "agent",
             limits=task.limits,
         )
-        return PreparedTask(task, spec, self._hidden(folder, task), _reference(folder))
+        stages = tuple(
+            Stage(
+                name=step.name,
+                prepared=self._prepared(_stage_task(folder, task, number), spec, part),
+                files=_existing(part.folder / "workdir"),
+                setup=_SETUP if (part.folder / "workdir" / "setup.sh").is_file() else None,
+                least=step.least,
+            )
+            for number, (step, part) in enumerate(
+                zip(folder.settings.steps, folder.parts, strict=False)
+            )
+        )
+        if not stages:
+            return self._prepared(task, spec, folder.parts[0])
+        first = self._prepared(task, spec, folder.parts[0])
+        return PreparedTask(
+            task, spec, first.hidden, first.reference, first.setup, first.grading, stages,
+            folder.settings.strategy,
+        )  # fmt: skip
+
+    def _prepared(self, task: Task, spec: WorkspaceSpec, part: Part) -> PreparedTask:
+        policy, own = part.settings.judge_network(part.judge), part.judge.box
+        own = own or part.settings.verifier.box
+        changed: dict[str, object] = {"network": policy.network, "allowed_hosts": policy.hosts}
+        if part.bundle is not None:
+            changed |= {"image": None, "build": part.bundle.resolve(), "root": None}
+        elif own is not None and own.image is not None:
+            changed |= {"image": own.image, "build": None, "root": None}
+        if part.bundled:
+            links = {path: target for path, target in LINKS.items() if path != "/tests"}
+            changed |= {"needs_image": True, "links": links}
+        if own is not None:
+            changed["env"] = {**spec.env, **own.env}
+        return PreparedTask(
+            task,
+            spec,
+            part.hidden(self.cache),
+            part.reference(),
+            setup=PREPARE,
+            grading=spec.model_copy(update=changed),
+        )
 
     def _root(self, folder: _Folder) -> Path | None:
         if not folder.build.copies:
@@ -116,76 +161,113 @@ class FolderTaskset:
         targets = [target for _, target in folder.build.copies]
         return self.cache.folder("files", key_of("build", digests, targets), folder.build.make)
 
-    def _hidden(self, folder: _Folder, task: Task) -> Path:
-        tests = copied(self.cache, folder.path / "tests")
-        script = any(spec.name == "test-script" for spec in task.rewards)
-        inner = f"{HIDDEN}/tests" if script else "tests"
 
-        def build(target: Path) -> None:
-            (target / inner).parent.mkdir(parents=True, exist_ok=True)
-            copy(tests, target / inner)
-
-        return self.cache.folder("files", key_of("hidden", inner, tests.parent.name), build)
+_SETUP = "bash setup.sh"
 
 
 def _below(root: Path) -> list[Path]:
     return [p.parent for depth in ("*", "*/*", "*/*/*") for p in root.glob(f"{depth}/task.toml")]
 
 
+def _existing(folder: Path) -> Path | None:
+    return folder.resolve() if folder.is_dir() else None
+
+
 def _read(folder: Path, task_id: str) -> _Folder:
     settings = read_settings(folder / "task.toml")
-    for needed in ("instruction.md", "tests"):
-        if not (folder / needed).exists():
-            raise InputError(f"{folder}: a task folder holds {needed}, this one does not")
-    needs = f"docker_image = {settings.image!r}" if settings.image else ""
+    check_files(folder)
+    tests, solution = folder / "tests", folder / "solution"
+    parts = tuple(_step_part(folder, settings, step) for step in settings.steps)
+    if not parts:
+        parts = (Part(folder, (tests,), solution, settings.verifier, settings),)
+        if not tests.exists():
+            raise InputError(f"{folder}: a task folder holds tests, this one does not")
+    image = settings.environment.image
+    needs = f"docker_image = {image!r}" if image else ""
     try:
-        build = read_dockerfile(folder / "environment", settings.workdir)
+        build = read_dockerfile(folder / "environment", settings.environment.workdir)
+        if image:
+            build = Build(build.workdir)
     except NeedsImageError as error:
         needs = needs or str(error)
-        build = Build(last_workdir(folder / "environment", settings.workdir))
-    task = Task(
-        id=task_id,
-        instruction=(folder / "instruction.md").read_text(encoding="utf-8"),
-        rewards=(_reward(folder, settings),),
-        limits=settings.limits,
-        network=settings.network,
-        env=settings.env,
-        metadata={**settings.metadata, **({"needs_image": needs} if needs else {})},
+        build = Build(last_workdir(folder / "environment", settings.environment.workdir))
+    if not needs and any(part.bundled for part in parts):
+        needs = "the verifier has an image of its own"
+    return _Folder(
+        folder, settings, build, parts, _task(task_id, settings, build, parts, needs), needs
     )
-    return _Folder(folder, settings, build, task, needs)
+
+
+def _step_part(folder: Path, settings: Settings, step: Step) -> Part:
+    own = folder / "steps" / step.name
+    if not own.is_dir():
+        raise InputError(f"{folder}: step {step.name!r} has no folder steps/{step.name}")
+    check_files(own)
+    solution = own / "solution"
+    return Part(
+        own,
+        (folder / "tests", own / "tests"),
+        solution if solution.is_dir() else folder / "solution",
+        step.verifier,
+        settings,
+    )
+
+
+def _task(
+    task_id: str, settings: Settings, build: Build, parts: tuple[Part, ...], needs: str
+) -> Task:
+    metadata = {**settings.metadata, **({"needs_image": needs} if needs else {})}
+    if settings.steps:
+        metadata["steps"] = [
+            {
+                "name": step.name,
+                "instruction": part.instruction(),
+                "rewards": [spec.model_dump() for spec in part.rewards()],
+                "min_reward": dict(step.least),
+            }
+            for step, part in zip(settings.steps, parts, strict=True)
+        ]
+    first, policy = parts[0], settings.network
+    own = settings.steps[0].artifacts if settings.steps else ()
+    return Task(
+        id=task_id,
+        instruction=first.instruction(),
+        rewards=first.rewards(),
+        artifacts=first.artifacts(build.workdir, own),
+        limits=settings.limits,
+        network=policy.network,
+        allowed_hosts=policy.hosts,
+        isolation="shared" if any(part.isolation == "shared" for part in parts) else "fresh",
+        env=dict(settings.environment.env),
+        metadata=metadata,
+    )
+
+
+def _stage_task(folder: _Folder, task: Task, number: int) -> Task:
+    """The task of one step; bounds that the caller changed hold for every step."""
+    step, part = folder.settings.steps[number], folder.parts[number]
+    limits, usual = task.limits, folder.task.limits
+    own = {"seconds": step.agent.seconds, "grade_seconds": step.verifier.seconds}
+    own = {
+        key: value
+        for key, value in own.items()
+        if value is not None and getattr(limits, key) == getattr(usual, key)
+    }
+    limits = limits.model_copy(update=own)
+    return task.model_copy(
+        update={
+            "instruction": part.instruction(),
+            "rewards": part.rewards(),
+            "artifacts": part.artifacts(folder.build.workdir, step.artifacts),
+            "isolation": part.isolation,
+            "limits": limits,
+        }
+    )
 
 
 def _dockerfile_folder(folder: _Folder) -> Path | None:
     """What an image is built from; a ready image goes before a Dockerfile."""
     environment = folder.path / "environment"
-    if folder.settings.image or not (environment / "Dockerfile").exists():
+    if folder.settings.environment.image or not (environment / "Dockerfile").exists():
         return None
     return environment.resolve()
-
-
-def _reward(folder: Path, settings: Settings) -> RewardSpec:
-    if "fail_to_pass" in settings.metadata:
-        own = {k: settings.metadata[k] for k in _PARAMETERS if k in settings.metadata}
-        return RewardSpec(name="tests-pass", parameters={"pass_to_pass": [], **own})
-    if not (folder / "tests" / "test.sh").exists():
-        raise InputError(
-            f"{folder}: expected tests/test.sh, or fail_to_pass in the [metadata] of task.toml"
-        )
-    parameters = {"env": settings.verifier_env, "timeout": settings.limits.grade_seconds}
-    return RewardSpec(name="test-script", parameters=parameters)
-
-
-def _reference(folder: _Folder) -> Reference | None:
-    solution = folder.path / "solution"
-    if not (solution / "solve.sh").exists():
-        return None
-    packed = base64.b64encode(pack(solution)).decode()
-    exports = [f"export {k}={shlex.quote(v)}" for k, v in folder.settings.solution_env.items()]
-    lines = [
-        "set -e",
-        f"mkdir -p {PLACE}/solution",
-        f"base64 -d <<'END' | tar -x -C {PLACE}/solution\n{packed}\nEND",
-        *exports,
-        "bash /solution/solve.sh",
-    ]
-    return Reference(script="\n".join(lines))

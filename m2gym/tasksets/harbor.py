@@ -1,51 +1,71 @@
-"""``task.toml`` of Harbor task folders (schemas 1.0 to 1.4), read strictly.
+"""``task.toml`` of Harbor task folders (schemas 1.0 to 1.4), read strictly: see `harbor_table`.
 
-Every field is either used, known to be without effect here, or refused by name; a field nobody
-knows is refused with the nearest known one.
+Where Harbor's word and the project's differ, the project's stands: a verifier whose
+``environment_mode`` is not given is judged in a fresh box (Harbor would take the agent's), and an
+agent whose ``user`` is not given is no root.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
 from m2gym.core.errors import InputError
-from m2gym.core.task import Limits, Network
+from m2gym.core.task import Limits
+from m2gym.tasksets.harbor_table import Policy, Table
 
 VERSIONS = ("1.0", "1.1", "1.2", "1.3", "1.4")
+Mode = Literal["shared", "separate"]
+Strategy = Literal["mean", "final"]
 
-_KNOWN: dict[str, tuple[str, ...]] = {
-    "": ("schema_version", "version", "task", "metadata", "environment", "agent", "verifier",
-         "solution", "artifacts", "steps", "source", "multi_step_reward_strategy"),
-    "task": ("name", "description", "authors", "keywords"),
-    "environment": ("docker_image", "cpus", "memory_mb", "storage_mb", "gpus", "gpu_types",
-                    "network_mode", "allowed_hosts", "build_timeout_sec", "workdir", "env",
-                    "healthcheck", "memory", "storage", "allow_internet", "mcp_servers",
-                    "skills_dir", "os", "tpu"),
-    "agent": ("timeout_sec", "user", "network_mode", "allowed_hosts"),
-    "verifier": ("timeout_sec", "env", "user", "environment_mode", "environment", "network_mode",
-                 "allowed_hosts", "collect", "service"),
-    "solution": ("env",),
-}  # fmt: skip
 
-_REFUSED: dict[str, tuple[str, ...]] = {
-    "": ("steps",),
-    "environment": ("gpus", "gpu_types", "allowed_hosts", "healthcheck",
-                    "mcp_servers", "skills_dir", "tpu"),
-    "agent": ("network_mode", "allowed_hosts"),
-    "verifier": ("environment", "allowed_hosts", "collect", "service"),
-}  # fmt: skip
+@dataclass(frozen=True)
+class Box:
+    """An ``[environment]`` or ``[verifier.environment]``; ``policy`` is ``None`` if not given."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_MIB = {"": 1 / 2**20, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
-_VARIABLE = re.compile(r"\$\{")
+    image: str | None = None
+    workdir: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy | None = None
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """An ``[agent]``: seconds of wall time, user, and a network of its own."""
+
+    seconds: float | None = None
+    user: Literal["agent", "root"] | None = None
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A ``[verifier]``; ``box`` where it has an environment of its own."""
+
+    seconds: float | None = None
+    user: Literal["agent", "root"] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    mode: Mode | None = None
+    box: Box | None = None
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of ``[[steps]]``; ``least`` is its ``min_reward`` by name of the number."""
+
+    name: str
+    agent: Worker
+    verifier: Judge
+    least: Mapping[str, float]
+    artifacts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,13 +73,26 @@ class Settings:
     """What a ``task.toml`` says, in the project's words."""
 
     limits: Limits
-    network: Network
-    workdir: str | None = None
-    image: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
-    verifier_env: dict[str, str] = field(default_factory=dict)
-    solution_env: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
+    environment: Box
+    agent: Worker
+    verifier: Judge
+    solution_env: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    artifacts: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    strategy: Strategy = "mean"
+
+    @property
+    def network(self) -> Policy:
+        """What the agent may reach; without a word of the task everything, as in Harbor."""
+        return self.agent.policy or self.environment.policy or Policy()
+
+    def judge_network(self, judge: Judge) -> Policy:
+        """What a verifier may reach: its own word, its environment's, or the task's."""
+        own = judge.box or self.verifier.box
+        if own is not None:
+            return judge.policy or self.verifier.policy or own.policy or Policy()
+        return judge.policy or self.verifier.policy or self.environment.policy or Policy()
 
 
 def read_settings(path: Path) -> Settings:
@@ -73,119 +106,131 @@ def read_settings(path: Path) -> Settings:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
-    reader = _Reader(path, data)
-    reader.check()
+    root = Table(path, "", data, "")
     version = str(data.get("schema_version", data.get("version", "1.0")))
     if version not in VERSIONS:
         raise InputError(f"{path}: schema_version is one of {', '.join(VERSIONS)}, got {version!r}")
-    return reader.settings()
+    environment = _box(root.table("environment"))
+    agent, verifier = _worker(root.table("agent")), _judge(root.table("verifier"))
+    steps = tuple(_step(table) for table in root.tables("steps", "step"))
+    if len({step.name.casefold() for step in steps}) < len(steps):
+        raise root.error("steps", "has two steps of one name")
+    for step in steps:
+        if step.agent.policy not in (None, agent.policy or environment.policy or Policy()):
+            raise InputError(f"{path}: step {step.name!r} has a network of its own: not supported")
+        if step.agent.user not in (None, agent.user):
+            raise InputError(f"{path}: step {step.name!r} has a user of its own: not supported")
+    strategy = root.choice("multi_step_reward_strategy", "mean", "final") or "mean"
+    return Settings(
+        limits=_limits(path, environment, agent, verifier),
+        environment=environment,
+        agent=agent,
+        verifier=verifier,
+        solution_env=root.table("solution").env(),
+        metadata=_metadata(root),
+        artifacts=_artifacts(root),
+        steps=steps,
+        strategy=cast(Strategy, strategy),
+    )
 
 
-class _Reader:
-    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
-        self.path, self.data = path, data
+def _box(table: Table) -> Box:
+    if table.data.get("os") not in (None, "linux"):
+        raise table.error("os", "is not supported: only linux")
+    workdir = table.data.get("workdir")
+    if workdir is not None and (not isinstance(workdir, str) or not workdir.startswith("/")):
+        raise InputError(f"{table.where} workdir is an absolute folder")
+    return Box(
+        image=table.text("docker_image"),
+        workdir=workdir,
+        env=table.env(),
+        policy=table.policy(),
+        memory_mb=table.mib("memory_mb", "memory"),
+        disk_mb=table.mib("storage_mb", "storage"),
+    )
 
-    def table(self, name: str) -> Mapping[str, Any]:
-        value = self.data.get(name, {}) if name else self.data
-        if not isinstance(value, Mapping):
-            raise InputError(f"{self.path}: [{name}] is a table, got {value!r}")
-        return value
 
-    def check(self) -> None:
-        for name, known in _KNOWN.items():
-            where = f"{self.path}: [{name}]" if name else f"{self.path}:"
-            for key, value in self.table(name).items():
-                if key not in known:
-                    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-                    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-                    raise InputError(f"{where} has no field {key!r}; {hint}")
-                if key in _REFUSED.get(name, ()) and value not in (0, "", [], {}, None):
-                    raise InputError(f"{where} the field {key!r} = {value!r:.80} is not supported")
-        for name in ("agent", "verifier"):
-            user = self.table(name).get("user")
-            if user not in (None, "root", "agent", 0):
-                raise InputError(
-                    f"{self.path}: [{name}] the field 'user' = {user!r} is not supported"
-                )
-        system = self.table("environment").get("os")
-        if system not in (None, "linux"):
-            raise InputError(f"{self.path}: [environment] the field 'os' = {system!r}: only linux")
+def _worker(table: Table) -> Worker:
+    return Worker(table.number("timeout_sec"), table.user(), table.policy())
 
-    def settings(self) -> Settings:
-        environment = self.table("environment")
-        values = {
-            "seconds": self.table("agent").get("timeout_sec"),
-            "grade_seconds": self.table("verifier").get("timeout_sec"),
-            "memory_mb": self._mib("memory_mb", "memory"),
-            "disk_mb": self._mib("storage_mb", "storage"),
-        }
-        try:
-            limits = Limits(**{k: v for k, v in values.items() if v is not None})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(f"{self.path}: {first['loc'][0]}: {first['msg']}") from error
-        metadata = dict(self.table("metadata"))
-        if metadata.get("split") not in (None, "train", "test"):
-            raise InputError(
-                f"{self.path}: [metadata] split is train or test, got {metadata['split']!r}"
-            )
-        for key in ("name", "description", "keywords"):
-            if key in self.table("task"):
-                metadata.setdefault(key, self.table("task")[key])
-        if "cpus" in environment:
-            metadata.setdefault("cpus", environment["cpus"])
-        workdir = environment.get("workdir")
-        if workdir is not None and (not isinstance(workdir, str) or not workdir.startswith("/")):
-            raise InputError(f"{self.path}: [environment] workdir is an absolute folder")
-        return Settings(
-            limits=limits,
-            network=self._network(),
-            workdir=workdir,
-            image=environment.get("docker_image") or None,
-            env=self._env("environment"),
-            verifier_env=self._env("verifier"),
-            solution_env=self._env("solution"),
-            metadata=metadata,
+
+def _judge(table: Table) -> Judge:
+    box = _box(table.table("environment")) if table.data.get("environment") is not None else None
+    mode = table.choice("environment_mode", "shared", "separate")
+    if mode == "shared" and box is not None:
+        raise table.error("environment_mode", "has no environment of its own")
+    return Judge(
+        seconds=table.number("timeout_sec"),
+        user=table.user(),
+        env=table.env(),
+        mode=cast("Mode | None", mode or ("separate" if box else None)),
+        box=box,
+        policy=table.policy(),
+    )
+
+
+def _step(table: Table) -> Step:
+    name = table.text("name") or ""
+    if not name.strip() or name in (".", "..") or set(name) & set('<>:"/\\|?*\0'):
+        raise table.error("name", "is no name of a folder")
+    inside = Table(table.path, f"steps.{name}", table.data, "step")
+    least = table.data.get("min_reward")
+    if least is None:
+        least = {}
+    elif isinstance(least, int | float) and not isinstance(least, bool):
+        least = {"reward": least}
+    if not isinstance(least, Mapping) or not all(
+        isinstance(v, int | float) for v in least.values()
+    ):
+        raise inside.error("min_reward", "is a number or a table of numbers")
+    return Step(
+        name,
+        _worker(inside.table("agent")),
+        _judge(inside.table("verifier")),
+        {str(key): float(value) for key, value in least.items()},
+        _artifacts(inside),
+    )
+
+
+def _artifacts(table: Table) -> tuple[str, ...]:
+    found = table.data.get("artifacts") or []
+    if not isinstance(found, list):
+        raise table.error("artifacts", "is a list of paths")
+    sources = []
+    for number, entry in enumerate(found, 1):
+        if not isinstance(entry, str):
+            named = f"artifacts {number}" if not table.name else f"{table.name}.artifacts {number}"
+            entry = Table(table.path, named, entry, "artifact").text("source") or ""
+        if not entry.strip("/") or ".." in entry.split("/"):
+            raise table.error("artifacts", "holds paths without '..', and not '/'")
+        sources.append(entry)
+    return tuple(sources)
+
+
+def _limits(path: Path, environment: Box, agent: Worker, verifier: Judge) -> Limits:
+    values = {
+        "seconds": agent.seconds,
+        "grade_seconds": verifier.seconds,
+        "memory_mb": environment.memory_mb,
+        "disk_mb": environment.disk_mb,
+    }
+    try:
+        return Limits.model_validate({k: v for k, v in values.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: {first['loc'][0]}: {first['msg']}") from error
+
+
+def _metadata(root: Table) -> dict[str, Any]:
+    metadata = dict(root.table("metadata").data)
+    if metadata.get("split") not in (None, "train", "test"):
+        raise InputError(
+            f"{root.path}: [metadata] split is train or test, got {metadata['split']!r}"
         )
-
-    def _network(self) -> Network:
-        environment = self.table("environment")
-        if "network_mode" in environment:
-            mode = environment["network_mode"]
-            if mode not in ("public", "no-network"):
-                raise InputError(
-                    f"{self.path}: [environment] the field 'network_mode' = {mode!r} is not "
-                    "supported; expected 'public' or 'no-network'"
-                )
-            return "public" if mode == "public" else "none"
-        return "public" if environment.get("allow_internet", True) else "none"
-
-    def _env(self, name: str) -> dict[str, str]:
-        env = self.table(name).get("env", {})
-        if not isinstance(env, Mapping):
-            raise InputError(f"{self.path}: [{name}] env is a table, got {env!r}")
-        for key, value in env.items():
-            if _VARIABLE.search(str(value)):
-                raise InputError(
-                    f"{self.path}: [{name}] env.{key} = {value!r} takes a variable of the host, "
-                    "which a box never sees"
-                )
-        return {str(key): str(value) for key, value in env.items()}
-
-    def _mib(self, exact: str, old: str) -> int | None:
-        environment = self.table("environment")
-        if exact in environment:
-            value = environment[exact]
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InputError(
-                    f"{self.path}: [environment] {exact} is a whole number, got {value!r}"
-                )
-            return value
-        if old not in environment:
-            return None
-        match = _SIZE.fullmatch(str(environment[old]).strip())
-        if match is None:
-            raise InputError(
-                f"{self.path}: [environment] {old} is a size such as '4G', got {environment[old]!r}"
-            )
-        return max(1, round(float(match[1]) * _MIB[match[2].upper()]))
+    task, environment = root.table("task"), root.table("environment")
+    for key in ("name", "description", "keywords"):
+        if key in task.data:
+            metadata.setdefault(key, task.data[key])
+    if "cpus" in environment.data:
+        metadata.setdefault("cpus", environment.data["cpus"])
+    return metadata

@@ -32,6 +32,7 @@ from m2gym.tasksets.repository import PYTEST
 from m2gym.tasksets.sdist import files_of
 from m2gym.tasksets.swe_bench_files import build_instance, changed, find_checkout
 from m2gym.tasksets.swe_bench_rows import Rows, SweBenchRow, read_rows
+from m2gym.workspaces.supervised import PATH
 
 WORKDIR = "/testbed"
 """Where SWE-bench's images have the repository."""
@@ -41,6 +42,10 @@ _COMMANDS = {
     "sympy": "bin/test -C --verbose {files}",
 }
 _PYTEST_COMMAND = "python3 -m pytest -rA --color=no {files}"
+_ACTIVATE = "[ ! -f /opt/miniconda3/bin/activate ] || . /opt/miniconda3/bin/activate testbed\n"
+_IMAGE_PATH = f"/opt/miniconda3/envs/testbed/bin:/opt/miniconda3/bin:{PATH}"
+"""SWE-bench's images have the repository's packages in a conda environment of this name."""
+
 _RULES = (
     "The work folder is a checkout of {repo}. Change its code so that the issue is solved; tests "
     "you cannot see decide."
@@ -55,8 +60,10 @@ class SweBench:
         rows: a ``.json``, ``.jsonl`` or ``.parquet`` file, or mappings (`read_rows`).
         checkouts: folder with, for each row, a folder named by its ``instance_id`` or a clone of
             its repository (``owner__name``, ``owner/name`` or ``name``, bare or not).
-        image: name of a container image, with ``{instance_id}``, ``{repo}`` and ``{version}`` to
-            be filled, or a function of the row; for workspaces that have images.
+        image: name of a container image, with ``{instance_id}``, ``{docker_id}`` (the instance in
+            the names of SWE-bench's published images), ``{repo}`` and ``{version}`` to be filled,
+            or a function of the row; for workspaces that have images. A conda environment
+            ``testbed`` in it, as those images have, is activated where it is there.
         command: the test command, as ``image``, also with ``{files}``; by default pytest, Django's
             or SymPy's runner over the Python files of the test patch.
         log: kind of the log (a name in `READERS`), as ``image``; by default by repository.
@@ -176,7 +183,7 @@ class SweBench:
             image=self._chosen(self._image, row),
             workdir=WORKDIR,
             mounts=self._mounts,
-            env={**self._env, **task.env},
+            env={"PATH": _IMAGE_PATH, **self._env, **task.env},
             network=task.network,
             limits=task.limits,
         )
@@ -203,6 +210,8 @@ class SweBench:
         command = self._chosen(self._command, row, run) or self._chosen(
             _COMMANDS.get(kind, _PYTEST_COMMAND), row, run
         )
+        if self.checkouts is None:
+            command = _ACTIVATE + command
         parameters = {
             "fail_to_pass": list(row.FAIL_TO_PASS),
             "pass_to_pass": list(row.PASS_TO_PASS),
@@ -223,6 +232,7 @@ class SweBench:
         modules = [f.removeprefix("tests/").removesuffix(".py").replace("/", ".") for f in files]
         known = {
             "instance_id": row.instance_id,
+            "docker_id": row.instance_id.lower().replace("__", "_1776_"),
             "repo": row.repo,
             "version": row.version,
             "files": " ".join(map(shlex.quote, files)),

@@ -60,7 +60,7 @@ def test_export_writes_parquet_where_it_is_told(m2gym, run_folder, tmp_path):  #
 def test_export_refuses_in_words(m2gym, run_folder, tmp_path):  # noqa: F811
     assert "jsonl" in m2gym("export", "--help").stdout
     refused = m2gym("export", str(run_folder), "-f", "csv", code=1).stderr
-    assert "known: atif, inspect, jsonl, parquet" in refused
+    assert "known: atif, harbor, inspect, jsonl, parquet" in refused
     assert "not a run folder" in m2gym("export", str(tmp_path), code=1).stderr
     blocked = tmp_path / "file"
     blocked.write_text("")

@@ -107,8 +107,12 @@ def test_reference_rows_load(shared_dir: Path) -> None:
         assert taskset.prepare(task).workspace.image == f"images/{row.instance_id}"
     task = taskset.task("pydicom__pydicom-1458")
     assert task.rewards[0].parameters["kind"] == "pytest-options"
-    assert task.rewards[0].parameters["command"] == (
-        "python3 -m pytest -rA --color=no pydicom/tests/test_numpy_pixel_data.py"
+    assert (
+        task.rewards[0]
+        .parameters["command"]
+        .endswith(
+            "activate testbed\npython3 -m pytest -rA --color=no pydicom/tests/test_numpy_pixel_data.py"
+        )
     )
 
 
