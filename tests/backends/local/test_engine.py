@@ -252,8 +252,9 @@ async def test_a_weight_update_in_the_middle(fixed):
 
 
 def test_a_pass_of_fixed_shape_is_used_again_for_other_rows_prompts_and_weights():
-    """What a graph would be replayed for: the same pass, with other values in the same places."""
-    model, other = tiny(seed=0), tiny(seed=1)
+    """The same pass, with other values in the same places: on a GPU a graph, captured once."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, other = tiny(seed=0).to(device), tiny(seed=1)
     engine = engine_of(model, fixed=True)
 
     async def ask(seed):
@@ -274,6 +275,7 @@ def test_a_pass_of_fixed_shape_is_used_again_for_other_rows_prompts_and_weights(
     for out in asyncio.run(ask(1)):
         close(out.logprobs, own_logprobs(other, [*prompt(50, 1), *out.ids], 50))
     assert engine.decoder._passes == passes
+    assert engine.decoder.captured == (device == "cuda")
 
 
 async def test_abort_gives_what_there_is_and_the_others_go_on():
