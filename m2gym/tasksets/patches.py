@@ -1,9 +1,10 @@
 """Patches a task's grader is tried with: wrong ones, and good ones that look different.
 
 Wrong: other mistakes at the place of the injected one, mistakes elsewhere in the mended functions,
-and the reference change with a part of it left out. Good: the reference change rewritten without a
-change of behaviour (`m2gym.tasksets.rewrite`). A patch is the whole text of the files it touches,
-over the tree *with* the reference change.
+the reference change with a part of it left out, and, where these do not suffice, mistakes in one
+expression of it (`m2gym.tasksets.slips`). Good: the reference change rewritten without a change of
+behaviour (`m2gym.tasksets.rewrite`). A patch is the whole text of the files it touches, over the
+tree *with* the reference change.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from m2gym.core.syntax import parse_python
 from m2gym.tasksets.mutate import OPERATORS, functions, mutate_many, places
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.repository import Repository
-from m2gym.tasksets.rewrite import REWRITES, rewrite
+from m2gym.tasksets.rewrite import KINDS, rewrite
+from m2gym.tasksets.slips import slips
 
 WRONG, WRONG_AT_MOST = 3, 9
-"""Wrong patches a task is tried with: usually, and where many pass; the project's choice."""
+"""Wrong patches a task is tried with: first, and in all where many of the first pass; the
+project's choice."""
+GOOD = 1
+"""Good patches a task is tried with: the first kinds that have a place; the project's choice."""
 LEFT_OUT = "part-left-out"
-"""The kind of a version-diff's reference change without a piece, which may not be needed."""
+"""The kind of a version-diff's reference change without a piece. References are narrowed to what
+their tests need (`m2gym.tasksets.narrow`), so each piece must be missed."""
 _SEEDS = 12
 
 
@@ -66,10 +72,12 @@ class Change:
         return found
 
 
-def good_patches(change: Change) -> list[Patch]:
-    """The reference change, its functions rewritten in each way there is."""
-    found = []
-    for name in REWRITES:
+def good_patches(change: Change, most: int = GOOD) -> list[Patch]:
+    """The reference change rewritten, in at most ``most`` of the ways that have a place in it."""
+    found: list[Patch] = []
+    for name in KINDS:
+        if len(found) == most:
+            break
         files: dict[str, bytes | None] = {}
         for path, new in change.after.items():
             if new is None or not path.endswith(".py"):
@@ -88,7 +96,7 @@ def good_patches(change: Change) -> list[Patch]:
 def wrong_patches(recipe: Recipe, change: Change, seed: int = 0, most: int = WRONG) -> list[Patch]:
     """Patches that do not mend the task, the kinds taken in turn, at most ``most``.
 
-    Of a release's step one piece at most is left out.
+    Of a release's step one piece at most is left out. Mistakes in one expression come last.
     """
     rng = random.Random(f"{recipe.id}:{seed}")
     kinds = [
@@ -100,10 +108,12 @@ def wrong_patches(recipe: Recipe, change: Change, seed: int = 0, most: int = WRO
         rng.shuffle(listed)
     if not recipe.mutations:
         del kinds[1][1:]
+    last = list(_slips(change))
+    random.Random(f"{recipe.id}:{seed}:slips").shuffle(last)
     chosen: list[Patch] = []
     seen: list[Mapping[str, bytes | None]] = [_difference(change.before, change.after), {}]
-    while any(kinds) and len(chosen) < most:
-        for listed in kinds:
+    while (any(kinds) or last) and len(chosen) < most:
+        for listed in kinds if any(kinds) else [last]:
             if listed and len(chosen) < most:
                 patch = listed.pop()
                 files = _difference(patch.files, change.after)
@@ -170,6 +180,19 @@ def _nearby(change: Change, rng: random.Random) -> Iterator[Patch]:
             except InputError:
                 continue
             yield Patch("nearby", {path: text})
+
+
+def _slips(change: Change) -> Iterator[Patch]:
+    """Mistakes in one expression of the reference change."""
+    for path, new in change.after.items():
+        if new is None or not path.endswith(".py"):
+            continue
+        try:
+            texts = slips(new, change.lines(path))
+        except InputError:
+            continue
+        for text in texts:
+            yield Patch("slip", {path: text})
 
 
 def _touched(source: bytes, lines: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -2,9 +2,9 @@
 
 A wrong patch that a test fails under (in a forked pytest over the task's own judged tests) scores 0
 by the rule of ``tests-pass``; one that no test fails under there is graded by the verifier, and a
-reward of 1 is a *false pass*. A good patch is tried in the same way: one that a test fails under is
-graded by the verifier, and a reward below 1 is a *false fail*. A wrong patch may be right after all
-(an equivalent mutant), so the false-pass rate is an upper bound.
+reward of 1 is a *false pass*. A good patch is graded by the verifier; a reward below 1 is a *false
+fail*. A wrong patch may be right after all (an equivalent mutant), so the false-pass rate is an
+upper bound.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 from pydantic import Field
 
@@ -22,7 +23,6 @@ from m2gym.core.task import Frozen, PreparedTask
 from m2gym.core.verdict import Verdict
 from m2gym.tasksets.measure import MakeBox, judged
 from m2gym.tasksets.patches import (
-    LEFT_OUT,
     WRONG,
     WRONG_AT_MOST,
     Change,
@@ -32,12 +32,11 @@ from m2gym.tasksets.patches import (
 )
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.repository import Repository
-from m2gym.tasksets.screen import Answer, Screen
+from m2gym.tasksets.screen import Screen
 
 MAX_FALSE_PASS = 0.5
-"""A task whose grader lets more than this part of its wrong patches pass is dropped (`LEFT_OUT`
-does not count: what is left out of a release's step may have nothing to do with the fault). While
-more pass, further patches are tried, `WRONG_AT_MOST` in all."""
+"""A task whose grader lets this part of its wrong patches pass, or more, is dropped. Where the
+first `WRONG` look like that, all there are (`WRONG_AT_MOST`) are tried and all count."""
 MAX_FALSE_FAIL = 0.0
 """A task whose grader fails more than this part of its good patches is dropped."""
 
@@ -52,8 +51,12 @@ class Verified(Frozen):
     recipe: str = Field(description="hash of the recipe and of its list of green tests")
     gold: tuple[float | None, ...] = Field((), description="rewards of the reference change")
     noop: tuple[float | None, ...] = Field((), description="rewards of doing nothing")
-    wrong: tuple[str, ...] = Field((), description="kinds of the wrong patches tried")
+    wrong: tuple[str, ...] = Field((), description="kinds of the first wrong patches tried")
     passed: tuple[str, ...] = Field((), description="of these, the ones that scored 1")
+    further: tuple[str, ...] = Field(
+        (), description="kinds of the others tried, since so many of the first passed"
+    )
+    slipped: tuple[str, ...] = Field((), description="of the others, the ones that scored 1")
     good: tuple[str, ...] = Field((), description="kinds of the good patches tried")
     failed: tuple[str, ...] = Field((), description="of these, the ones that did not score 1")
     distance: int | None = None
@@ -70,12 +73,19 @@ class Verified(Frozen):
             return "the reference change is not judged 1"
         if set(self.noop) != {0.0}:
             return "doing nothing is not judged 0"
-        wrong, passed = ([x for x in xs if x != LEFT_OUT] for xs in (self.wrong, self.passed))
-        if len(passed) > MAX_FALSE_PASS * len(wrong):
+        if not self.wrong:
+            return "no wrong patch is known"
+        if not self.good:
+            return "no good patch is known"
+        if _too_many(len(self.passed + self.slipped), len(self.wrong + self.further)):
             return "too many wrong patches pass"
         if len(self.failed) > MAX_FALSE_FAIL * len(self.good):
             return "a good patch fails"
         return None
+
+
+def _too_many(passed: int, tried: int) -> bool:
+    return passed >= MAX_FALSE_PASS * tried
 
 
 def digest_of(recipe: Recipe, green: Sequence[str]) -> str:
@@ -120,17 +130,13 @@ async def verify_task(
         mended = known[judged_ids]
         noop = noop or await judged(prepared, make_box, runs=runs)
         tried: list[str] = []
-        passed: list[str] = []
+        passed: list[bool] = []
         for patch in wrong:
-            counted = [label for label in tried if label != LEFT_OUT]
-            slipped = [label for label in passed if label != LEFT_OUT]
-            if len(tried) >= WRONG and len(slipped) <= MAX_FALSE_PASS * len(counted):
+            if len(tried) >= WRONG and not _too_many(sum(passed[:WRONG]), WRONG):
                 break
             tried.append(patch.label)
-            if await _caught(screen, patch, recipe, green):
-                continue
-            if await _reward(prepared, make_box, change, patch) == 1.0:
-                passed.append(patch.label)
+            caught = await _caught(screen, patch, recipe, green)
+            passed.append(not caught and await _reward(prepared, make_box, change, patch) == 1.0)
         lost = [
             patch.label for patch in good if await _reward(prepared, make_box, change, patch) != 1.0
         ]
@@ -143,8 +149,10 @@ async def verify_task(
         recipe=digest,
         gold=tuple(v.reward for v in mended),
         noop=tuple(v.reward for v in noop),
-        wrong=tuple(tried),
-        passed=tuple(passed),
+        wrong=tuple(tried[:WRONG]),
+        passed=tuple(compress(tried[:WRONG], passed)),
+        further=tuple(tried[WRONG:]),
+        slipped=tuple(compress(tried[WRONG:], passed[WRONG:])),
         good=tuple(patch.label for patch in good),
         failed=tuple(lost),
         distance=distance,
@@ -162,25 +170,11 @@ async def _reward(
 
 
 async def _caught(screen: Screen, patch: Patch, recipe: Recipe, green: Sequence[str]) -> bool:
-    """Whether a judged test fails under a patch; those that show the fault are asked first."""
+    """Whether a judged test fails under a patch."""
     out = {*recipe.fail_to_pass, *recipe.not_kept}
     keep = [test for test in green if test not in out]
-    for ids, fine in (
-        (list(recipe.fail_to_pass), ("passed", "xfailed", "xpassed")),
-        (keep, ("passed", "xfailed", "xpassed", "skipped")),
-    ):
-        if not ids:
-            continue
-        answer = await ask(screen, patch, ids, 60.0 + 5 * recipe.seconds)
-        if not answer.whole or any(answer.outcomes.get(t, "missing") not in fine for t in ids):
-            return True
-    return False
-
-
-async def ask(screen: Screen, patch: Patch, ids: Sequence[str], budget: float) -> Answer:
-    """Run tests under a patch."""
-    tests = sorted({test.partition("::")[0] for test in ids})
-    return await screen.ask(patch.files, tests, only=ids, budget=budget)
+    budget = 60.0 + 5 * recipe.seconds
+    return not await screen.passes(patch.files, recipe.fail_to_pass, keep, budget)
 
 
 async def _distance(screen: Screen, recipe: Recipe, change: Change) -> int | None:

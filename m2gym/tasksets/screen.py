@@ -32,6 +32,8 @@ EXPLAINERS = ("explain_names", "explain_failure")
 
 Files = Mapping[str, bytes | None]
 
+_PASSED = ("passed", "xfailed", "xpassed")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -155,6 +157,29 @@ class Screen:
             return Answer(died=True)
         answer.pop("status", None)
         return Answer(**answer)
+
+    async def passes(
+        self,
+        files: Files,
+        fail_to_pass: Sequence[str],
+        kept: Sequence[str],
+        budget: float = BUDGET,
+    ) -> bool:
+        """Whether no judged test fails with these files; those that show a fault are asked first.
+
+        A test that shows a fault must run; one that must go on passing may also be skipped.
+
+        Raises:
+            InfraError: a new box cannot be made.
+        """
+        for ids, fine in ((fail_to_pass, _PASSED), (kept, (*_PASSED, "skipped"))):
+            if not ids:
+                continue
+            tests = sorted({test.partition("::")[0] for test in ids})
+            answer = await self.ask(files, tests, only=ids, budget=budget)
+            if not answer.whole or any(answer.outcomes.get(t, "missing") not in fine for t in ids):
+                return False
+        return True
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:

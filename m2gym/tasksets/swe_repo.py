@@ -42,6 +42,6 @@ def recipes() -> dict[str, Recipe]:
         for line in filter(str.strip, lines):
             recipe = load(line, entry.name)
             told = measured.get(recipe.id, {})
-            known = {key: told[key] for key in ("seconds", "distance") if told.get(key)}
+            known = {key: told[key] for key in ("seconds", "distance") if told.get(key) is not None}
             found[recipe.id] = recipe.model_copy(update=known)
     return dict(sorted(found.items()))

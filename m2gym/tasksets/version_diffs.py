@@ -19,6 +19,7 @@ from m2gym.tasksets.cache import Cache, Progress, key_of, silent
 from m2gym.tasksets.describe import Facts
 from m2gym.tasksets.fetch import RegistryFile
 from m2gym.tasksets.measure import RUNS, MakeBox, Measured, failed, judged, measure
+from m2gym.tasksets.narrow import narrowed
 from m2gym.tasksets.pair import Pair, moving, open_pair
 from m2gym.tasksets.recipe import Recipe
 from m2gym.tasksets.recipe_taskset import RecipeTaskset, build
@@ -110,6 +111,7 @@ async def find_parts(
     async with Screen(pair.prepared, make_box, used) as screen:
         splitter = Splitter(pair.built, screen, failing, sorted(kept))
         parts = await splitter.parts() if apart else [Part(failing, ((),))]
+        parts = [await narrowed(splitter, part, splitter.kept) for part in parts]
         answer = await screen.ask(
             splitter.with_only(()), splitter.tests, only=failing, explain=True
         )

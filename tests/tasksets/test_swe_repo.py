@@ -19,6 +19,8 @@ from m2gym.tasksets.recipe import green_tests, load, pinned
 from m2gym.tasksets.sdist import files_of, is_changelog
 from m2gym.tasksets.splits import split_of
 from m2gym.tasksets.swe_repo import SweRepo, build, recipes
+from m2gym.tasksets.verified import read_state
+from m2gym.tasksets.verify_tasks import DATA
 from tests.tasksets.conftest import QUICK
 
 IDS = sorted(recipes())
@@ -98,6 +100,16 @@ def test_a_task_states_what_users_filter_by() -> None:
         in spec.parameters["fail_to_pass"]
     )
     assert not set(spec.parameters["fail_to_pass"]) & set(spec.parameters["pass_to_pass"])
+
+
+def test_what_verification_measured_is_told_zeros_included() -> None:
+    taskset, state = SweRepo(Path("unused")), read_state(DATA)
+    told = {name: taskset.task(name).metadata["difficulty"]["distance"] for name in IDS}
+    measured = {n: row.distance for n, row in state.items() if n in told}
+    assert {n: told[n] for n, d in measured.items() if d is not None} == {
+        n: d for n, d in measured.items() if d is not None
+    }
+    assert 0 in measured.values()
 
 
 def test_ids_of_both_splits_are_all_ids() -> None:

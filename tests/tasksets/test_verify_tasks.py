@@ -73,14 +73,26 @@ async def test_tasks_are_judged_with_wrong_and_good_patches(
         ({"gold": (1.0, 0.0)}, "the reference change is not judged 1"),
         ({"noop": (1.0,)}, "doing nothing is not judged 0"),
         ({"wrong": ("a", "b", "c"), "passed": ("a", "b")}, "too many wrong patches pass"),
-        ({"wrong": ("a", "b"), "passed": ("a",)}, None),
-        ({"wrong": ("part-left-out",), "passed": ("part-left-out",)}, None),
+        ({"wrong": ("a", "b", "c"), "passed": ("a",)}, None),
+        ({"wrong": ("a", "b"), "passed": ("a",)}, "too many wrong patches pass"),
+        (
+            {"wrong": ("part-left-out",), "passed": ("part-left-out",)},
+            "too many wrong patches pass",
+        ),
+        ({"wrong": ("a", "b"), "passed": ("a", "b"), "further": ("c", "d", "e")}, None),
+        (
+            {"wrong": ("a",), "passed": ("a",), "further": ("b", "c"), "slipped": ("b",)},
+            "too many wrong patches pass",
+        ),
+        ({"wrong": ()}, "no wrong patch is known"),
+        ({"good": ()}, "no good patch is known"),
         ({"good": ("reformatted",), "failed": ("reformatted",)}, "a good patch fails"),
         ({"error": "no pytest"}, "cannot be judged"),
     ],
 )
 def test_what_makes_a_task_unfit(fields: dict[str, object], problem: str | None) -> None:
-    row = Verified.model_validate({"recipe": "x", "gold": (1.0,), "noop": (0.0,), **fields})
+    known = {"recipe": "x", "gold": (1.0,), "noop": (0.0,), "wrong": ("a",), "good": ("b",)}
+    row = Verified.model_validate({**known, **fields})
     assert row.problem == problem
 
 
@@ -97,7 +109,7 @@ async def test_unfit_tasks_are_taken_out_and_noted(
     both = f"{first.model_dump_json()}\n{second.model_dump_json()}\n"
     (tmp_path / "tasks/tally-injected.jsonl").write_text(both)
     (tmp_path / "tasks/one.json").write_text(third.model_dump_json())
-    fine = Verified(recipe="x", gold=(1.0,), noop=(0.0,))
+    fine = Verified(recipe="x", gold=(1.0,), noop=(0.0,), wrong=("a",), good=("b",))
     unfit = fine.model_copy(update={"gold": (0.0,)})
     state = {first.id: unfit, second.id: fine, third.id: unfit}
     assert prune(taskset.recipes, state, tmp_path) == sorted([first.id, third.id])
