@@ -6,6 +6,7 @@ import html
 import io
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -51,30 +52,42 @@ def row(summary: Summary) -> list[str]:
 
 
 def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
-    """One row a run, with the share that was not graded said out loud."""
-    best = list(dict.fromkeys(name for summary in summaries for name in summary.passes))
-    table = Table(title=title, title_justify="left", caption=caption(summaries))
-    table.caption_justify = "left"
-    for header in [*HEADERS, *best]:
-        left = header in ("agent", "not graded")
-        table.add_column(header, justify="left" if left else "right", overflow="fold")
+    """One row a run, with the share that was not graded said out loud, and pass@k below."""
+    below = escape("\n".join(notes(summaries))) or None
+    table = Table(title=title, title_justify="left", caption=below, caption_justify="left",
+                  box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
+    for header in HEADERS:
+        if header == "agent":
+            table.add_column(header, overflow="fold", min_width=10)
+        elif header == "not graded":
+            table.add_column(header, overflow="fold", min_width=6)
+        else:
+            table.add_column(header, justify="right", no_wrap=True)
     for summary in summaries:
-        more = [
-            f"{summary.passes[name].mean:.3f} {interval_text(summary.passes[name].interval)}"
-            if name in summary.passes
-            else "–"
-            for name in best
-        ]
-        table.add_row(*map(escape, row(summary)), *more)
+        table.add_row(*map(escape, row(summary)))
     return table
 
 
-def caption(summaries: Sequence[Summary]) -> str | None:
-    """What a reader must know to believe the numbers."""
+def notes(summaries: Sequence[Summary]) -> list[str]:
+    """What a reader must know to believe the numbers; pass@k and pass^k with their intervals."""
+    found = []
+    for summary in summaries:
+        if summary.passes:
+            named = f"{row(summary)[0]}: " if len(summaries) > 1 else ""
+            found.append(
+                named
+                + ", ".join(
+                    f"{name} {one.mean:.3f} {interval_text(one.interval)}"
+                    for name, one in summary.passes.items()
+                )
+            )
     masked = sum(summary.masked for summary in summaries)
-    if not masked:
-        return None
-    return f"{masked} episode(s) could not be graded and are in no score; --resume tries them again"
+    if masked:
+        found.append(
+            f"{masked} episode(s) could not be graded and are in no score; "
+            "--resume tries them again"
+        )
+    return found
 
 
 def comparison_table(a: str, b: str, comparison: Comparison) -> Table:
@@ -111,7 +124,7 @@ def summary_html(summaries: Sequence[Summary], footer: str = "") -> str:
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row(summary)) + "</tr>"
         for summary in summaries
     )
-    notes = " · ".join(filter(None, [caption(summaries), footer]))
+    below = " · ".join(filter(None, [*notes(summaries), footer]))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" + (
-        f"<p>{html.escape(notes)}</p>" if notes else ""
+        f"<p>{html.escape(below)}</p>" if below else ""
     )

@@ -26,7 +26,7 @@ class AtOnce(Frozen):
 
     episodes: int | None = Field(None, ge=0, description="episodes under way")
     boxes: int | None = Field(None, ge=0, description="agents' boxes open")
-    creations: float | None = Field(None, gt=0, description="boxes created a second")
+    creations: float | None = Field(None, ge=0, description="boxes created a second")
     model_calls: int | None = Field(None, ge=0, description="calls of the model under way")
     graders: int | None = Field(None, ge=0, description="episodes being graded")
 
@@ -106,10 +106,16 @@ class Rate:
         if self.limit is None:
             return
         async with self._turn:
-            while self.limit is not None and (left := self._next - time.monotonic()) > 0:  # noqa: ASYNC110  # time is awaited
+            while (left := self._left()) > 0:  # noqa: ASYNC110  # time is awaited
                 await asyncio.sleep(min(left, 0.25))
             if self.limit is not None:
                 self._next = time.monotonic() + 1 / self.limit
+
+    def _left(self) -> float:
+        """Seconds until the next start; without end while a limit of 0 pauses."""
+        if self.limit is None:
+            return 0.0
+        return self._next - time.monotonic() if self.limit else float("inf")
 
 
 class Gates:

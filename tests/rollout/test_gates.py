@@ -76,8 +76,12 @@ async def test_a_rate_spaces_starts():
     begun = loop.time()
     await asyncio.gather(*(rate.wait() for _ in range(6)))
     assert loop.time() - begun >= 5 / 50 - 0.001
+    rate.set(0)
+    paused = asyncio.ensure_future(rate.wait())
+    await asyncio.sleep(0.06)
+    assert not paused.done()
     rate.set(None)
-    await asyncio.gather(*(rate.wait() for _ in range(1000)))
+    await asyncio.gather(paused, *(rate.wait() for _ in range(1000)))
 
 
 async def test_waits_at_the_same_time_count_once():
@@ -104,7 +108,7 @@ async def test_waits_at_the_same_time_count_once():
 def test_limits_from_text_say_what_is_wrong():
     base = AtOnce(episodes=4, boxes=2)
     assert parse_at_once({"boxes": "none", "graders": "3"}, base) == AtOnce(episodes=4, graders=3)
-    for bad in ({"boxs": "1"}, {"boxes": "many"}, {"boxes": "-1"}, {"creations": "0"}):
+    for bad in ({"boxs": "1"}, {"boxes": "many"}, {"boxes": "-1"}, {"creations": "-1"}):
         with pytest.raises(InputError):
             parse_at_once(bad)
 

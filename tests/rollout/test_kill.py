@@ -26,9 +26,12 @@ def place(tmp_path, bwrap):
     }
 
 
-def start(place, *more):
+def start(place, *more, file_kib=None):
+    """``file_kib``: no file may grow larger, as on a disk that is full."""
     folder, variables = place
     command = [sys.executable, "-m", "m2gym", "eval", *more]
+    if file_kib is not None:
+        command = ["bash", "-c", f'ulimit -f {file_kib}; exec "$@"', "bash", *command]
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -157,6 +160,27 @@ def test_killed_ten_times_at_random_and_resumed_equals_an_undisturbed_run(place)
     assert disturbed.summary.estimate == plain.summary.estimate
     kept = {file.name.split(".")[0] for file in (folder / "r/artifacts").iterdir()}
     assert kept == {episode.id for episode in disturbed}
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_a_resume_finishes_it(place):
+    folder, _ = place
+    arguments = ["tiny", "--agent", "gold", "-k", "2", "--out", "r", "-j", "2"]
+    process = start(place, *arguments, file_kib=8)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "free space, --resume" in errors
+    assert "Traceback" not in errors
+    kept = records(folder)
+    assert kept > 0
+    assert not load_run(folder / "r").complete
+    assert (folder / "r/trajectories.jsonl").read_bytes().endswith(b"\n")
+    process = start(place, *arguments, "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    run = load_run(folder / "r")
+    assert run.complete
+    assert len(run.trajectories) == 12
+    assert run.score == 1
 
 
 def test_two_runs_into_one_folder(place):
