@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from m2gym.rollout.bench import Figure
 EPISODES = {1: 60, 32: 320, 256: 768}
 """Concurrency → episodes measured; the project's choice."""
 RECORDS = 10_000
+MARKS = (1_000, 5_000, 10_000)
 PEERS = Path(__file__).with_name("bench_peers.py")
 
 
@@ -45,45 +47,87 @@ class OneCall:
 
 
 def run() -> list[dict[str, Any]]:
-    """All figures as rows."""
-    peers = _peers()
+    """All figures as rows: each size of ours and of the peers' one after the other."""
     figures = []
-    for workspace, what in (("files", "no box"), ("auto", "with a box")):
+    for workspace, what, key in (("files", "no box", "none"), ("auto", "with a box", "sandbox")):
         for concurrency, episodes in EPISODES.items():
             spent = measure(concurrency, episodes, workspace)
-            key = "sandbox" if workspace == "auto" else "none"
-            beside = {name: found[key][str(concurrency)] for name, found in peers.items()
-                      if str(concurrency) in found.get(key, {})}  # fmt: skip
+            beside = {
+                name: found
+                for name in ("inspect", "verifiers")
+                if (found := _peer(name, key, concurrency, episodes)) is not None
+            }
             best = min(beside.values(), default=None)
             base = ", ".join(f"{name} {value:.1f} ms" for name, value in beside.items())
-            figures.append(
-                Figure(
-                    f"an episode, {what}, {concurrency} at once",
-                    spent["ms"],
-                    "ms",
-                    None if best is None else f"<= {best / 2:.1f}",
-                    base,
-                )
-            )
-    figures += folder_figures()
+            named = f"an episode, {what}, {concurrency} at once ({spent['mib']:.0f} MiB)"
+            target = None if best is None else f"<= {best / 2:.1f}"
+            figures.append(Figure(named, spent["ms"], "ms", target, base))
+            print(f"{named}: {spent['ms']:.1f} ms; {base}", file=sys.stderr)
+    figures += [*memory_figure(), *folder_figures()]
     return [asdict(figure) for figure in figures]
 
 
 def measure(concurrency: int, episodes: int, workspace: str) -> dict[str, float]:
     """Milliseconds an episode and memory in MiB, in a process of its own."""
-    order = [sys.executable, "-m", "m2gym.rollout.bench_runs", str(concurrency), str(episodes)]
-    done = subprocess.run([*order, workspace], capture_output=True, text=True, check=True)
+    return _apart(str(concurrency), str(episodes), workspace)
+
+
+def memory_figure() -> list[Figure]:
+    """Memory of the driver's process while one folder takes `RECORDS` episodes."""
+    found = _apart("memory")
+    beside = ", ".join(f"after {int(n):,}: {mib:.1f} MiB" for n, mib in found.items())
+    last = found[str(MARKS[-1])]
+    return [Figure(f"memory after {MARKS[-1]:,} episodes in one folder", last, "MiB", None, beside)]
+
+
+def _apart(*words: str) -> dict[str, float]:
+    order = [sys.executable, "-m", "m2gym.rollout.bench_runs", *words]
+    done = subprocess.run(order, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
 def here(concurrency: int, episodes: int, workspace: str) -> dict[str, float]:
-    """The same in this process."""
+    """Milliseconds an episode and peak memory, in this process."""
+
+    def go(limit: int, out: Path) -> float:
+        begun = time.perf_counter()
+        _evaluate(out, limit=limit, concurrency=concurrency, workspace=workspace)
+        return time.perf_counter() - begun
+
+    _register(episodes)
+    with tempfile.TemporaryDirectory() as folder:
+        go(min(8, episodes), Path(folder) / "warm")
+        spent = go(episodes, Path(folder) / "run")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"ms": spent / episodes * 1e3, "mib": peak}
+
+
+def memory() -> dict[str, float]:
+    """Resident MiB of this process when so many episodes have begun."""
+    begun, found = 0, {}
+
+    def count() -> None:
+        nonlocal begun
+        begun += 1
+        if begun in MARKS:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            found[str(begun)] = pages * resource.getpagesize() / 2**20
+
+    _register(100)
+    with tempfile.TemporaryDirectory() as folder:
+        _evaluate(
+            Path(folder) / "run", attempts=RECORDS // 100, concurrency=32, workspace="files",
+            called=count,
+        )  # fmt: skip
+    return found
+
+
+def _register(tasks: int) -> None:
     import m2gym
-    from m2gym.models.scripted import ScriptedModel, Turn
 
     m2gym.reward("bench-said")(lambda artifacts: float(artifacts.text("answer.txt") == "yes"))
-    tasks = [
+    made = [
         Task(
             id=f"t{n}",
             instruction="Say yes.",
@@ -91,32 +135,23 @@ def here(concurrency: int, episodes: int, workspace: str) -> dict[str, float]:
             rewards=(RewardSpec(name="bench-said"),),
             limits=Limits(memory_mb=None, disk_mb=None),
         )
-        for n in range(episodes)
+        for n in range(tasks)
     ]
-    m2gym.register("bench-runs", tasks=tasks)
-    model = ScriptedModel(lambda request: Turn(text="yes"))
+    m2gym.register("bench-runs", tasks=made)
 
-    def go(limit: int, out: Path) -> float:
-        begun = time.perf_counter()
-        result = m2gym.evaluate(
-            "bench-runs",
-            agent=OneCall(),
-            model=model,
-            limit=limit,
-            concurrency=concurrency,
-            workspace=workspace,
-            out=out,
-            progress=False,
-        )
-        spent = time.perf_counter() - begun
-        assert result.score == 1, [t.error for t in result][:1]
-        return spent
 
-    with tempfile.TemporaryDirectory() as folder:
-        go(min(8, episodes), Path(folder) / "warm")
-        spent = go(episodes, Path(folder) / "run")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"ms": spent / episodes * 1e3, "mib": peak}
+def _evaluate(out: Path, *, called: Callable[[], None] = lambda: None, **options: Any) -> None:
+    import m2gym
+    from m2gym.models.scripted import ScriptedModel, Turn
+
+    def say(_: ModelRequest) -> Turn:
+        called()
+        return Turn(text="yes")
+
+    result = m2gym.evaluate(
+        "bench-runs", agent=OneCall(), model=ScriptedModel(say), out=out, progress=False, **options
+    )
+    assert result.score == 1, next((t.error for t in result), "no episode")
 
 
 def folder_figures() -> list[Figure]:
@@ -152,20 +187,21 @@ def folder_figures() -> list[Figure]:
     return [Figure(f"resume scan of {RECORDS:,} records ({size:.0f} MiB)", spent, "s", "<= 2")]
 
 
-def _peers() -> dict[str, dict[str, dict[str, float]]]:
+def _peer(name: str, key: str, concurrency: int, episodes: int) -> float | None:
+    """A peer's milliseconds an episode; ``None`` where it is not installed or not measured."""
     python = os.environ.get("M2GYM_PEERS_PYTHON")
     if python is None:
-        return {}
-    found = {}
-    for name in ("inspect", "verifiers"):
-        order = [python, str(PEERS), name, json.dumps(EPISODES)]
-        done = subprocess.run(order, capture_output=True, text=True, check=False, timeout=400)
-        if done.returncode == 0:
-            found[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        else:
-            print(f"{name} was not measured: {done.stderr.strip()[-300:]}", file=sys.stderr)
-    return found
+        return None
+    order = [python, str(PEERS), name, key, str(concurrency), str(episodes)]
+    done = subprocess.run(order, capture_output=True, text=True, check=False, timeout=400)
+    if done.returncode == 0:
+        return float(done.stdout.strip().splitlines()[-1])
+    print(f"{name} ({key}): {done.stderr.strip()[-300:]}", file=sys.stderr)
+    return None
 
 
 if __name__ == "__main__":
-    print(json.dumps(here(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
+    if sys.argv[1] == "memory":
+        print(json.dumps(memory()))
+    else:
+        print(json.dumps(here(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
