@@ -8,7 +8,7 @@ TORCH := 2.13.0
 export PYTHON VENV TORCH TORCH_CPU_INDEX
 
 .PHONY: demo test test-heavy test-agents check setup clean verify-tasks make-tasks
-demo: $(VENV)/.base
+demo: $(VENV)/.train
 	$(BIN)/m2gym demo
 
 test: $(VENV)/.dev
@@ -38,11 +38,14 @@ setup: $(VENV)/.dev
 $(VENV)/.base: pyproject.toml scripts/setup
 	scripts/setup base
 
+$(VENV)/.train: pyproject.toml scripts/setup
+	scripts/setup train
+
 $(VENV)/.dev: pyproject.toml scripts/setup
 	scripts/setup dev
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(VERL_ENV)
+	rm -rf $(VENV) $(PEERS) $(VERL_ENV) $(INSPECT)
 
 # Losses against TRL's and verl's own, TRL in our environments, W&B and MLflow: in an environment
 # of theirs.
@@ -64,3 +67,15 @@ test-verl: $(VERL_ENV)/.made
 
 $(VERL_ENV)/.made: pyproject.toml scripts/setup-verl
 	VERL_ENV=$(VERL_ENV) scripts/setup-verl
+
+# Inspect's own check of sandboxes over our workspaces, in an environment of its own.
+INSPECT := .venv-inspect
+
+.PHONY: test-inspect
+test-inspect: $(INSPECT)/.made
+	$(INSPECT)/bin/python -m pytest -m peers tests/workspaces/test_inspect.py
+
+$(INSPECT)/.made: pyproject.toml
+	$(PYTHON) -m venv $(INSPECT)
+	$(INSPECT)/bin/pip install -q inspect_ai==0.3.285 pytest pytest-asyncio pytest-timeout -e .[docker]
+	touch $@

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from m2gym.core.errors import InputError, VerifierError
 from m2gym.rewards.decoys import Planted, plant
+from m2gym.rewards.flags import rewires
 from m2gym.rewards.grading import Grading
 from m2gym.rewards.protect import configuration_text, graded_sources, protect
 
@@ -134,6 +135,9 @@ async def _run(
         ) from None
     grading.seconds_tests += report["seconds"]
     run = _judge(report, ids, planted)
+    if reaching := rewires(grading.artifacts, grading.prepared.workspace.root):
+        run.evidence["rewires"] = reaching
+        run.forged += [f"{path} imports _pytest" for path in reaching]
     run.evidence["users"] = users
     if restored:
         run.evidence["restored"] = restored

@@ -144,7 +144,7 @@ class Tree:
                             yield stack[-1], name
                             return
                         if make is None:
-                            raise
+                            raise _missing(path) from None
                         _make_folder(stack[-1], name, make[0])
                         info = os.stat(name, dir_fd=stack[-1], follow_symlinks=False)
                     if stat.S_ISLNK(info.st_mode) and (parts or follow):
@@ -173,6 +173,10 @@ class Tree:
         finally:
             for fd in stack:
                 os.close(fd)
+
+
+def _missing(path: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def _outside(path: str, area: str) -> PermissionError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from m2gym.rewards.flags import MAX_FLAGS, look
+from m2gym.rewards.flags import MAX_FLAGS, look, rewires
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,16 @@ def test_changed_configuration_and_tests_are_named(tmp_path: Path) -> None:
 
 def test_the_number_is_bounded() -> None:
     assert len(look({"a.py": b"import os\n" + b"os._exit(0)\n" * 99}, None)) == MAX_FLAGS
+
+
+def test_a_library_that_reaches_into_pytest_is_named_unless_it_did_before(tmp_path: Path) -> None:
+    reaching = {"src/a.py": b"from _pytest.python import Function\n"}
+    harmless = {
+        "src/b.py": b"import pytest\n# _pytest\n",
+        "tests/test_a.py": reaching["src/a.py"],
+        "src/c.py": b"import _pytest(\n",
+    }
+    assert rewires({**reaching, **harmless}, tmp_path) == ["src/a.py"]
+    assert rewires(harmless, tmp_path) == []
+    (tmp_path / "plugin.py").write_text("import _pytest.config\n")
+    assert rewires(reaching, tmp_path) == []

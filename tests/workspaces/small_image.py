@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import re
@@ -11,13 +12,14 @@ import tarfile
 from pathlib import Path
 
 NAMES = """
-bash cat chmod cp dd env find grep head id kill ln ls mkdir mkfifo mv nohup pkill rm seq setsid sh
+bash cat chmod cp dd env find grep head id kill ln ls mkdir mkfifo mv nohup pkill printf rm seq setsid sh
 sleep sort stat test timeout touch tr true wc
 """
 PROGRAMS = tuple(NAMES.split())
 NAME = "m2gym-test-bash"
 
 
+@functools.cache
 def make_image() -> str:
     """Give the engine the image; its name."""
     made = subprocess.run(["docker", "import", "-", NAME], input=tar_of_bash(), capture_output=True)

@@ -52,13 +52,22 @@ def port() -> Iterator[int]:
         server.shutdown()
 
 
-@pytest.fixture(params=["local", "docker"])
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "docker":
+def able(kind: str) -> str:
+    if kind == "docker":
         need_engine()
     else:
         require("bwrap", bwrap_works(), "bubblewrap does not work here")
-    return str(request.param)
+    return kind
+
+
+@pytest.fixture(params=["local", "docker"])
+def either(request: pytest.FixtureRequest) -> str:
+    return able(request.param)
+
+
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.heavy)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return able(request.param)
 
 
 @asynccontextmanager
@@ -87,8 +96,8 @@ async def fetched(box: Workspace, url: str, *data: str) -> str:
     return (await box.exec(["python3", "-c", FETCH, url, *data])).output.strip()
 
 
-async def test_only_named_hosts_pass_and_the_rest_is_told(kind: str, port: int) -> None:
-    async with boxed(kind, NAMED) as box:
+async def test_only_named_hosts_pass_and_the_rest_is_told(either: str, port: int) -> None:
+    async with boxed(either, NAMED) as box:
         assert await fetched(box, f"http://{NAMED}:{port}/a?b=1") == f"GET /a?b=1 {NAMED}:{port}"
         told = await fetched(box, f"http://{NAMED}:{port}/p", "hello")
         assert told == f"POST /p {NAMED}:{port} hello"
