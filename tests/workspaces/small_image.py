@@ -12,8 +12,8 @@ import tarfile
 from pathlib import Path
 
 NAMES = """
-bash cat chmod cp dd env find grep head id kill ln ls mkdir mkfifo mv nohup pkill printf rm seq setsid sh
-sleep sort stat test timeout touch tr true wc
+bash cat chmod cp dd env find grep head id kill ln ls mkdir mkfifo mv nohup pkill printf rm seq
+setsid sh sleep sort stat test timeout touch tr true wc
 """
 PROGRAMS = tuple(NAMES.split())
 NAME = "m2gym-test-bash"
