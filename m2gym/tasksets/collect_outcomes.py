@@ -21,6 +21,7 @@ class Outcomes:
 
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
+        self.inside = False
         self.outcomes: dict[str, str] = {}
         self.messages: dict[str, str] = {}
 
@@ -43,12 +44,22 @@ class Outcomes:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Generator[None, None, None]:
         def ring(signum: int, frame: object) -> None:
-            pytest.fail(f"took longer than {self.timeout} seconds")
+            if self.inside:
+                pytest.fail(f"took longer than {self.timeout} seconds")
 
         signal.signal(signal.SIGALRM, ring)
         signal.setitimer(signal.ITIMER_REAL, self.timeout, 1.0)
         yield
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Code of the test is running: elsewhere an alarm would end the whole run."""
+        self.inside = True
+        yield
+        self.inside = False
+
+    pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 def main() -> None:

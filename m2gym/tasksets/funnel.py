@@ -15,7 +15,7 @@ from pathlib import Path
 
 from m2gym.tasksets.produce import DATA, read_funnel
 from m2gym.tasksets.recipe import Recipe
-from m2gym.tasksets.ship_pairs import read_rows
+from m2gym.tasksets.ship_pairs import of_step, read_rows
 from m2gym.tasksets.verify_tasks import dropped as read_dropped
 
 BY_HAND = "one by one"
@@ -98,8 +98,11 @@ def pairs(
         if "kind" in row:
             found[key] = row["kind"]
             continue
-        name = re.compile(re.escape(f"{key[0]}-{key[2]}") + r"(-\d+)?")
-        out = {task: f"when verified: {why}" for task, why in later.items() if name.fullmatch(task)}
+        out = {
+            task: f"when verified: {why}"
+            for task, why in later.items()
+            if of_step(task, key[0], key[2])
+        }
         why = Counter(map(cause, {**row.get("dropped", {}), **out}.values()))
         found[key] = Account(row["parts"], shipped[key], dict(why.most_common()))
     return found
@@ -116,7 +119,7 @@ def cause(reason: str) -> str:
     plain = re.sub(r"is judged \[.*?\]", "is not judged 1", reason)
     plain = re.sub(r"\b\d+ of its tests\b", "some of its tests", plain)
     plain = re.sub(r"\b\d+ tests belong together", "its tests belong together", plain)
-    return plain.partition(": it")[0].strip().replace("|", "/")[:100]
+    return plain.partition(": ")[0].strip().replace("|", "/")[:100]
 
 
 def to_text(account: Account) -> str:

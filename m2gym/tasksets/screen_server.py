@@ -35,6 +35,7 @@ class Plugin:
         self.only = set(order["only"]) if order["only"] is not None else None
         self.outcomes: dict[str, str] = {}
         self.lost: set[str] = set()
+        self.inside = False
         self.facts: dict[str, Any] = {}
         self.errors: dict[str, str] = {}
         self.codes: dict[types.CodeType, int] = {}
@@ -97,6 +98,8 @@ class Plugin:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Generator[None, None, None]:
         def ring(signum: int, frame: object) -> None:
+            if not self.inside:
+                return
             self.outcomes[item.nodeid] = "timeout"
             pytest.fail(f"took longer than {self.order['timeout']} seconds")
 
@@ -109,6 +112,15 @@ class Plugin:
         self.here = self.ran[""]
         if self.order["most"] is not None and len(self.lost) > self.order["most"]:
             item.session.shouldstop = "enough tests fail"
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self) -> Generator[None, None, None]:
+        """Code of the test is running: elsewhere an alarm would end the whole run."""
+        self.inside = True
+        yield
+        self.inside = False
+
+    pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
     def answer(self, code: int) -> dict[str, Any]:
         answer = {

@@ -8,6 +8,7 @@ took out later is in ``dropped.json``. `m2gym.tasksets.funnel` adds them up.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from m2gym.core.errors import InputError
 from m2gym.tasksets.recipe import Recipe, group_by_file, load, pinned
 from m2gym.tasksets.verified import write
+from m2gym.tasksets.verify_tasks import DROPPED, dropped
 
 UNTOLD = "no statement is written for it"
 Row = dict[str, Any]
@@ -50,6 +52,7 @@ def ship(
     shown_by = {_shown(recipe): recipe for recipe in there.values()}
     rows = {_key(row): row for row in read_rows(folder)}
     found: list[Recipe] = []
+    parts: dict[tuple[str, str, str], set[str]] = {}
     for path in sorted(out.glob("*.json")):
         outcome = json.loads(path.read_text(encoding="utf-8"))
         row = {name: outcome[name] for name in ("package", "old", "new")}
@@ -69,8 +72,9 @@ def ship(
         known = set(map(_shown, taken))
         why = {r.id: reasons.get(r.id, UNTOLD) for r in made if _shown(r) not in known}
         why = {**outcome["dropped"], **why}
-        parts = len(made) + len(outcome["dropped"])
-        rows[_key(row)] = {**row, "parts": parts, **({"dropped": why} if why else {})}
+        parts[_key(row)] = {*(recipe.id for recipe in made), *outcome["dropped"]}
+        more = {"dropped": why} if why else {}
+        rows[_key(row)] = {**row, "parts": len(parts[_key(row)]), **more}
         found += taken
         if fresh := [recipe for recipe in taken if recipe.id not in there]:
             text = json.dumps(group_by_file(tuple(outcome["green"])), indent=1, ensure_ascii=False)
@@ -80,6 +84,7 @@ def ship(
         raise InputError(f"{len(lost)} statements belong to no task in {out}, first {lost[0]!r}")
     _distinct([*(r for r in there.values() if r.id not in {f.id for f in found}), *found])
     _save(folder, files, found)
+    _forget(folder, parts, {recipe.id for recipe in found})
     lines = [json.dumps(rows[key], ensure_ascii=False) for key in sorted(rows)]
     write(folder / "pairs.json", "[\n" + ",\n".join(lines) + "\n]\n")
     return found
@@ -103,6 +108,23 @@ def _recipes(folder: Path) -> dict[Path, list[Recipe]]:
         recipes = [load(line, path.name) for line in texts if line.strip()]
         found[path] = [recipe for recipe in recipes if recipe.fixed is not None]
     return found
+
+
+def _forget(folder: Path, made: Mapping[tuple[str, str, str], set[str]], shipped: set[str]) -> None:
+    """Take out of ``dropped.json`` what is shipped again, or is no part of its step any more."""
+    noted = dropped(folder)
+    kept = {}
+    for task, why in noted.items():
+        parts = [ids for (package, _, new), ids in made.items() if of_step(task, package, new)]
+        if task not in shipped and (not parts or task in parts[0]):
+            kept[task] = why
+    if kept != noted:
+        write(folder / DROPPED, json.dumps(kept, indent=0, sort_keys=True) + "\n")
+
+
+def of_step(task: str, package: str, new: str) -> bool:
+    """Whether an id is one of a step to the release ``new``: its name, or that and a number."""
+    return re.fullmatch(re.escape(f"{package}-{new}") + r"(-\d+)?", task) is not None
 
 
 def _distinct(recipes: list[Recipe]) -> None:

@@ -184,6 +184,10 @@ class _Scope:
     def _ours(self, module: str) -> bool:
         return module.partition(".")[0] in self.packages
 
+    def _of_package(self, node: ast.ImportFrom) -> bool:
+        """Whether names come from the package; ``from . import x`` is from beside the test."""
+        return node.level > 1 or (not node.level and self._ours(node.module or ""))
+
     def _spread(self) -> None:
         """Names that hold what foreign code gave are foreign too."""
         for node in [n for top in self.nodes for n in ast.walk(top)]:
@@ -213,7 +217,7 @@ class _Scope:
     def used(self) -> Iterator[tuple[str, str]]:
         """Names that the code takes from the package under test."""
         for node in self._walk():
-            if isinstance(node, ast.ImportFrom) and (node.level or self._ours(node.module or "")):
+            if isinstance(node, ast.ImportFrom) and self._of_package(node):
                 yield from (("name", alias.name) for alias in node.names if alias.name != "*")
             elif isinstance(node, ast.Attribute):
                 known = node.attr in self.own or node.attr in _GENERAL or self._foreign(node.value)

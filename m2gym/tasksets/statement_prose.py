@@ -41,7 +41,7 @@ def is_prose(statement: str) -> bool:
 
 def shows(statement: str, tests: FailingTests) -> bool:
     """Whether something that the failing tests call, or of a text that they hand over or expect,
-    stands in the statement's code. Where their code is not known, nothing is asked."""
+    stands in the statement's code. Where they call nothing, nothing is asked."""
     spans = [match[0].strip("` \n") for match in _CODE.finditer(statement)]
     marked = "\n".join(spans)
     names: set[str] = set()
@@ -56,7 +56,7 @@ def shows(statement: str, tests: FailingTests) -> bool:
                 texts |= {line.strip() for line in node.value.splitlines()}
     names = {n for n in names if n and not hasattr(builtins, n) and not _CHECKS.match(n)}
     texts = {text for text in texts if len(text) >= MIN_VALUE}
-    if not names and not texts:
+    if not names:
         return True
     words = set(re.findall(r"\w+", marked))
     quoted = [span for span in spans if len(span) >= MIN_VALUE]

@@ -14,13 +14,12 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets import funnel, version_diff, version_diff_async, version_diffs
 from m2gym.tasksets.cache import Cache
-from m2gym.tasksets.fetch import fetch
 from m2gym.tasksets.measure import verdicts
 from m2gym.tasksets.pair import made, moving, open_pair, pair_of
 from m2gym.tasksets.pairs import reason_kind, run, shipped, steps
-from m2gym.tasksets.recipe import ChangeSpec, load, pinned
+from m2gym.tasksets.recipe import ChangeSpec, load
 from m2gym.tasksets.recipe_taskset import build
-from m2gym.tasksets.repository import PYTEST, build_repository
+from m2gym.tasksets.repository import build_repository
 from m2gym.tasksets.sdist import PackageRejectedError, files_of
 from m2gym.tasksets.ship_pairs import UNTOLD, ship
 from m2gym.tasksets.split import grouped, joined
@@ -47,17 +46,6 @@ NAME_TESTS = (
     "def test_other(): assert other.twice(2) == 4\n"
     "def test_text(): assert name('a') == 'a'\n"
 )
-
-
-@pytest.fixture
-def wheels(registry: None, real_cache: Cache, cache: Cache) -> Cache:
-    """A fresh cache that has pytest's wheels."""
-    files = [pinned()[name] for name in PYTEST]
-    for path in fetch(files, real_cache).values():
-        target = cache.blob_path(path.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    return cache
 
 
 def _release(text: str, **files: str) -> dict[str, str]:
@@ -231,6 +219,22 @@ def test_what_is_shipped_stays_and_what_is_not_has_its_reason(
     assert [recipe.id for recipe in both] == ["tiny-1.1-1", "tiny-1.1-2"]
     lines = (data / "tasks" / "tiny-version-diff.jsonl").read_text().splitlines()
     assert {load(line, "tiny").id for line in lines} == {"tiny-1.1-1", "tiny-1.1-2"}
+
+
+async def test_what_is_random_is_left_out_by_measurement(index: Index, wheels: Cache) -> None:
+    """Ids made anew in each run, and a property that holds for half of the values."""
+    random = (
+        "import os\nimport pytest\nfrom tiny import size\n"
+        "@pytest.mark.parametrize('n', [os.urandom(8).hex()])\n"
+        "def test_ids(n): assert size(2) == 3\n"
+        "def test_property(): assert os.urandom(1)[0] % 2 and size(2) == 3\n"
+    )
+    index.add("tiny", "1.0", _release(OLD, tests__test_size="def test_old(): pass\n"))
+    index.add("tiny", "1.1", _release(NEW, tests__test_size=SIZE_TESTS, tests__test_r=random))
+    found = await version_diff_async("tiny", "1.0", "1.1", cache=wheels)
+    [recipe] = found.recipes.values()
+    assert recipe.fail_to_pass == ("tests/test_size.py::test_size[a b/[x]]",)
+    assert not [test for test in found.green(recipe.green) if "test_ids" in test]
 
 
 def test_a_pair_that_takes_too_long_says_so(index: Index, wheels: Cache, tmp_path: Path) -> None:
