@@ -50,7 +50,8 @@ class Grading(Frozen):
 @dataclass(frozen=True)
 class Regraded:
     """What came of it: ``changed`` verdicts were graded before and now differ in reward or status;
-    ``skipped`` episodes never had artifacts (their box never opened) or did not keep them."""
+    ``skipped`` episodes never had artifacts (their box never opened), did not keep them, or had
+    some outside of the work folder, which are not kept."""
 
     gradings: list[Grading]
     changed: list[tuple[Trajectory, Grading]]
@@ -162,7 +163,8 @@ async def regrade_async(
             for episode in run:
                 if episode.task not in wanted:
                     continue
-                if not store.kept(episode.id):
+                told = episode.verdict.evidence.get("artifacts", {})
+                if not store.kept(episode.id) or told.get("elsewhere"):
                     skipped += 1
                     continue
                 await gate.acquire()
@@ -179,6 +181,13 @@ async def regrade_async(
 def _tasks(run: Run, entry: EnvEntry, wanted: set[str], changed_tasks: bool) -> dict[str, Task]:
     taskset = entry.taskset()
     found = {id: taskset.task(id) for id in run.config.tasks if id in wanted}
+    for id, task in found.items():
+        if task.isolation == "shared" or "steps" in task.metadata:
+            what = "in stages" if "steps" in task.metadata else "in the agent's own box"
+            raise InputError(
+                f"task {id!r} is judged {what}, of which a run keeps no more than the last files: "
+                "it cannot be graded again; leave it out with --task"
+            )
     differing = [
         id for id, task in found.items() if task.content_hash() != run.info.task_hashes[id]
     ]

@@ -20,15 +20,17 @@ def make_workspace(spec: WorkspaceSpec, kind: str = "auto") -> Workspace:
 
     Args:
         spec: from what the box is made.
-        kind: ``auto`` (local where bubblewrap works), or a registered one: ``local``, ``docker``,
-            ``process`` (no sandbox), or another package's.
+        kind: ``auto`` (local where bubblewrap works; docker for what needs an image), or a
+            registered one: ``local``, ``docker``, ``process`` (no sandbox), or another package's.
 
     Raises:
         CapabilityError: this machine or this kind cannot give what the spec asks for; the message
             names the mend.
         UnknownIdError: no such kind.
     """
-    box: Workspace = WORKSPACES.get("local" if kind == "auto" else kind)(spec)
+    if kind == "auto":
+        kind = "docker" if _wants_image(spec) and "docker" in WORKSPACES else "local"
+    box: Workspace = WORKSPACES.get(kind)(spec)
     check(spec, box.capabilities)
     return box
 
@@ -45,7 +47,7 @@ def check(spec: WorkspaceSpec, capabilities: frozenset[str]) -> None:
     wanted = {
         "network": spec.network == "public",
         "allowlist": spec.network == "allowlist",
-        "image": spec.needs_image and (spec.image is not None or spec.build is not None),
+        "image": _wants_image(spec),
         "limits.cpu": spec.limits.cpus is not None,
     }
     if spec.network == "allowlist":
@@ -59,4 +61,9 @@ def check(spec: WorkspaceSpec, capabilities: frozenset[str]) -> None:
         raise CapabilityError(
             f"the task asks for {', '.join(missing)}, which this workspace lacks; "
             f"it has {', '.join(sorted(capabilities))}"
+            + ("; a container image needs workspace='docker'" if "image" in missing else "")
         )
+
+
+def _wants_image(spec: WorkspaceSpec) -> bool:
+    return spec.needs_image and (spec.image is not None or spec.build is not None)

@@ -13,19 +13,29 @@ from m2gym.envs.catalog import env_entry
 from m2gym.forge.records import PoolTrajectory
 from m2gym.rollout.attacks.battery import judge
 from m2gym.rollout.limits import EpisodeLimits
+from m2gym.rollout.regrade import regrade
 from m2gym.tasksets.folder import FolderTaskset
 from tests.conftest import bwrap_works, require
 from tests.tasksets.harbor_folders import BASE, COPYING, TOML, check, write, write_steps
 from tests.workspaces.engine import need_engine
 
 
-@pytest.fixture(params=["local", "docker"])
-def kind(request: pytest.FixtureRequest) -> str:
-    if request.param == "docker":
+def able(kind: str) -> str:
+    if kind == "docker":
         need_engine()
     else:
         require("bwrap", bwrap_works(), "bubblewrap does not work here")
-    return str(request.param)
+    return kind
+
+
+@pytest.fixture(params=["local", "docker"])
+def either(request: pytest.FixtureRequest) -> str:
+    return able(request.param)
+
+
+@pytest.fixture(params=["local", pytest.param("docker", marks=pytest.mark.heavy)])
+def kind(request: pytest.FixtureRequest) -> str:
+    return able(request.param)
 
 
 @pytest.fixture
@@ -60,18 +70,18 @@ def commands(*lines: str) -> object:
     return Commands()
 
 
-def test_a_folder_of_somebody_elses_runs_unchanged(tmp_path: Path, kind: str) -> None:
+def test_a_folder_of_somebody_elses_runs_unchanged(tmp_path: Path, either: str) -> None:
     installs = "RUN printf 'echo hello' > /usr/local/bin/say && chmod 755 /usr/local/bin/say\n"
     files = {"environment/Dockerfile": COPYING + installs, "solution/solve.sh": "say > out.txt\n"}
-    folder = write(tmp_path / "t", **(files if kind == "docker" else {}))
-    gold, noop = episode(folder, "gold", kind), episode(folder, "noop", kind)
+    folder = write(tmp_path / "t", **(files if either == "docker" else {}))
+    gold, noop = episode(folder, "gold", either), episode(folder, "noop", either)
     assert (gold.verdict.reward, noop.verdict.reward) == (1.0, 0.0), gold.error
     assert gold.verdict.isolation == "fresh"
 
 
-def test_steps_are_done_in_turn_in_one_box(tmp_path: Path, kind: str) -> None:
+def test_steps_are_done_in_turn_in_one_box(tmp_path: Path, either: str) -> None:
     folder = write_steps(tmp_path / "t")
-    gold = episode(folder, "gold", kind)
+    gold = episode(folder, "gold", either)
     assert gold.verdict.reward == 1.0, (gold.error, gold.verdict)
     assert gold.verdict.evidence["stages"] == {"first": 1.0, "second": 1.0}
     assert set(gold.verdict.scores) == {"first", "second"}
@@ -238,6 +248,40 @@ def test_networks_of_both_boxes(
     grading = prepared.grading
     assert grading is not None
     assert (grading.network, grading.allowed_hosts) == verifier
+
+
+def test_an_allowlist_is_kept_and_what_was_asked_for_is_told(tmp_path: Path, local: str) -> None:
+    toml = TOML.replace(
+        'network_mode = "no-network"',
+        'network_mode = "allowlist"\nallowed_hosts = ["files.a.test"]',
+    ).replace("[verifier]", '[verifier]\nnetwork_mode = "no-network"')
+    fetch = "python3 -c 'import urllib.request as u; u.urlopen(\"http://b.test/x\")'"
+    done = episode(write(tmp_path / "t", toml), commands(fetch, "echo hello > out.txt"), local)
+    assert "HTTP Error 403" in done.steps[0].observation
+    assert done.verdict.evidence["network"] == {"passed": {}, "refused": {"b.test:80": 1}}
+    assert done.verdict.reward == 1.0
+
+
+def test_what_needs_an_image_goes_to_docker_by_itself(tmp_path: Path) -> None:
+    need_engine()
+    files = {"environment/Dockerfile": f"{BASE}\nWORKDIR /app\nRUN touch /made\n"}
+    folder = write(tmp_path / "t", **files)
+    run = m2gym.evaluate(f"harbor:{folder}", agent="gold", out=tmp_path / "run", progress=False)
+    (only,) = run
+    assert (only.workspace, only.verdict.reward) == ("docker", 1.0)
+    with pytest.raises(InputError, match="workspace='docker'"):
+        episode(folder, "gold", "local")
+
+
+@pytest.mark.parametrize("steps", [True, False])
+def test_what_a_run_does_not_keep_whole_is_not_graded_again(
+    tmp_path: Path, local: str, steps: bool
+) -> None:
+    toml = TOML.replace("[verifier]", '[verifier]\nenvironment_mode = "shared"')
+    folder = write_steps(tmp_path / "t") if steps else write(tmp_path / "t", toml)
+    episode(folder, "gold", local)
+    with pytest.raises(InputError, match=r"in stages|in the agent's own box"):
+        regrade(tmp_path / "run-gold-local")
 
 
 def test_marks_for_crawlers_are_not_shown(tmp_path: Path) -> None:

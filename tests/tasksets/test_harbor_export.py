@@ -94,6 +94,7 @@ def test_its_own_script_judges_as_harbor_would_run_it(exported: Path, tmp_path: 
     assert rewards(folder, "docker") == [1.0, 0.0]
 
 
+@pytest.mark.heavy
 def test_the_command_writes_folders(
     registry: None, real_cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,7 @@ def test_a_program_reaches_the_gateway_and_nothing_else(contained):
     assert launch.info["exit_code"] == 7
 
 
+@pytest.mark.heavy
 def test_a_budget_ends_it_there_too(contained, calc):
     [episode] = m2gym.evaluate(
         calc, agent=client(), model=ScriptedModel([SED, "true", "done"]), workspace="docker",
