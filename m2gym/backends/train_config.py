@@ -147,6 +147,12 @@ class TrainSettings(Section):
     eval_tasks: int = Field(32, ge=1, description="held-out tasks of an evaluation")
     stop_at: float | None = Field(None, description="held-out reward at which training ends")
     concurrency: int = Field(64, ge=1, description="episodes at once")
+    episode_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="wall time of an episode's agent, waiting for answers included; the task's own "
+        "when left out, which a slow machine may need more than",
+    )
 
 
 class StageConfig(Section):

@@ -33,6 +33,7 @@ from m2gym.models.formats import FORMATS, guess_format, load_format
 from m2gym.models.token_model import TokenModel
 from m2gym.models.tokenizer import HfTokenizer
 from m2gym.rollout.driver import Attempt
+from m2gym.rollout.limits import EpisodeLimits
 from m2gym.scaffolds.agents import check_scaffold
 
 RUNS = Path("runs")
@@ -149,6 +150,7 @@ def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) ->
         scaffold=scaffold_of(config),
         agent=config.agent.id,
         workspace=config.env.workspace,
+        limits=EpisodeLimits(agent=config.train.episode_seconds),
     )
     if config.env.id == "tool-worlds" and config.agent.id == "shots":
         return in_process(config, taskset, format, tasks)

