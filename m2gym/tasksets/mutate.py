@@ -355,7 +355,11 @@ def _removed_copy(module: Module, node: ast.AST) -> Iterator[Place]:
             inner = node.args[0]
         elif isinstance(f, ast.Attribute) and f.attr in ("copy", "deepcopy"):
             inner = node.args[0] if len(node.args) == 1 else (None if node.args else f.value)
-    elif isinstance(node, ast.Subscript) and ast.unparse(node.slice) == ":":
+    elif (
+        isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Load)
+        and ast.unparse(node.slice) == ":"
+    ):
         inner = node.value
     if isinstance(inner, ast.Name | ast.Attribute) and isinstance(node, ast.expr):
         yield from module.place(node, *module.span(node), module.text(inner))

@@ -52,6 +52,8 @@ def shows(statement: str, tests: FailingTests) -> bool:
                 names.add(str(getattr(node.func, "attr", getattr(node.func, "id", ""))))
             elif isinstance(node, ast.Attribute):
                 names.add(node.attr)
+            elif isinstance(node, ast.ImportFrom):
+                names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts |= {line.strip() for line in node.value.splitlines()}
     names = {n for n in names if n and not hasattr(builtins, n) and not _CHECKS.match(n)}

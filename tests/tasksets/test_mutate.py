@@ -90,6 +90,8 @@ def test_operators(name: str, source: str, expected: set[str]) -> None:
         ("swapped-arguments", "f(*a, b)"),
         ("off-by-one", "x = 1"),
         ("removed-copy", "x = list(y, z)"),
+        ("removed-copy", "del y[:]"),
+        ("removed-copy", "y[:] = z"),
         ("wrong-default", "def f(a=None): pass"),
     ],
 )
