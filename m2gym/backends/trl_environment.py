@@ -11,7 +11,8 @@ trainer = GRPOTrainer(
 
 Each tool of the environment is a method that the model may call; the reward is the verdict's. TRL
 counts on a class whose methods have signatures and docstrings, so one is made for the environment.
-An episode that could not be graded has reward ``None``, which TRL leaves out.
+An episode that could not be graded, or was graded in the agent's own box (``isolation: shared``),
+has reward ``None``, which TRL leaves out.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ class Adapted:
 
     def get_reward(self) -> float | None:
         """Grade what there is, if that was not done yet."""
-        if not self._done:
-            self._end(self._env.submit()[4])
+        while not self._done:
+            *_, ended, cut, info = self._env.submit()
+            if ended or cut:
+                self._end(info)
         return self._reward
 
     def _call(self, name: str, arguments: dict[str, Any]) -> str:
@@ -70,7 +73,8 @@ class Adapted:
 
     def _end(self, info: dict[str, Any]) -> None:
         verdict = info.get("verdict")
-        self._done, self._reward = True, None if verdict is None else verdict.reward
+        fresh = verdict is not None and verdict.isolation == "fresh"
+        self._done, self._reward = True, verdict.reward if fresh else None
 
 
 def environment_factory(

@@ -99,9 +99,11 @@ def read_dockerfile(environment: Path, workdir: str | None) -> Build:
     return Build(final, tuple(placed), tuple(mounts), env)
 
 
-def last_workdir(environment: Path, workdir: str | None) -> str:
-    """The work folder that an image built from a Dockerfile leaves, for Dockerfiles of any kind."""
+def last_workdir(environment: Path, workdir: str | None) -> str | None:
+    """The work folder that a Dockerfile of any kind names; ``None`` where it is its base's."""
     here = "/"
+    if not (environment / "Dockerfile").exists():
+        return workdir
     for number, line in _instructions(environment / "Dockerfile"):
         word, _, rest = line.partition(" ")
         if word.upper() == "FROM":
@@ -109,7 +111,7 @@ def last_workdir(environment: Path, workdir: str | None) -> str:
         elif word.upper() == "WORKDIR":
             name = _words(rest.strip(), f"line {number}")[0]
             here = posixpath.normpath(posixpath.join(here, name))
-    return workdir or (here if here != "/" else WORKDIR)
+    return workdir or (here if here != "/" else None)
 
 
 def _instructions(dockerfile: Path) -> list[tuple[int, str]]:

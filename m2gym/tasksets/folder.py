@@ -12,11 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2gym.core.errors import InputError, UnknownIdError
+from m2gym.core.errors import CapabilityError, InfraError, InputError, UnknownIdError
 from m2gym.core.task import Mount, PreparedTask, Split, Stage, Task, WorkspaceSpec
 from m2gym.rewards.script import LINKS, PREPARE
 from m2gym.tasksets.cache import Cache, Progress, key_of, silent, tree_digest
-from m2gym.tasksets.dockerfile import Build, NeedsImageError, last_workdir, read_dockerfile
+from m2gym.tasksets.dockerfile import (
+    WORKDIR,
+    Build,
+    NeedsImageError,
+    last_workdir,
+    read_dockerfile,
+)
 from m2gym.tasksets.harbor import Settings, Step, read_settings
 from m2gym.tasksets.harbor_parts import Part, check_files
 from m2gym.tasksets.memory import pytest_box
@@ -33,6 +39,8 @@ class _Folder:
     parts: tuple[Part, ...]
     task: Task
     needs_image: str = ""
+    own_workdir: bool = False
+    """Whether only the image itself knows its work folder."""
 
 
 class FolderTaskset:
@@ -90,7 +98,7 @@ class FolderTaskset:
         """The task's files, copied into the cache by content."""
         self.task(task.id)
         folder = self._folders[task.id]
-        workdir = folder.build.workdir
+        workdir = self._workdir(folder)
         mounts: tuple[Mount, ...] = ()
         env: dict[str, str] = {}
         if folder.parts[0].own() is None:
@@ -112,7 +120,7 @@ class FolderTaskset:
         stages = tuple(
             Stage(
                 name=step.name,
-                prepared=self._prepared(_stage_task(folder, task, number), spec, part),
+                prepared=self._prepared(_stage_task(folder, task, number, workdir), spec, part),
                 files=_existing(part.folder / "workdir"),
                 setup=_SETUP if (part.folder / "workdir" / "setup.sh").is_file() else None,
                 least=step.least,
@@ -121,6 +129,8 @@ class FolderTaskset:
                 zip(folder.settings.steps, folder.parts, strict=False)
             )
         )
+        if folder.own_workdir:
+            task = task.model_copy(update={"artifacts": folder.parts[0].artifacts(workdir)})
         if not stages:
             return self._prepared(task, spec, folder.parts[0])
         first = self._prepared(task, spec, folder.parts[0])
@@ -150,6 +160,20 @@ class FolderTaskset:
             setup=PREPARE,
             grading=spec.model_copy(update=changed),
         )
+
+    def _workdir(self, folder: _Folder) -> str:
+        """The work folder; an image that alone knows it is asked, where there is an engine."""
+        if not folder.own_workdir:
+            return folder.build.workdir
+        from m2gym.workspaces.docker_engine import engine
+        from m2gym.workspaces.docker_images import workdir_of
+
+        image, build = folder.settings.environment.image, _dockerfile_folder(folder)
+        try:
+            found = workdir_of(engine(), WorkspaceSpec(image=image, build=build))
+        except (CapabilityError, InfraError):
+            found = None  # a box that needs the image will say why there is none
+        return found or folder.build.workdir
 
     def _root(self, folder: _Folder) -> Path | None:
         if not folder.build.copies:
@@ -186,16 +210,17 @@ def _read(folder: Path, task_id: str) -> _Folder:
     needs = f"docker_image = {image!r}" if image else ""
     try:
         build = read_dockerfile(folder / "environment", settings.environment.workdir)
-        if image:
-            build = Build(build.workdir)
     except NeedsImageError as error:
         needs = needs or str(error)
-        build = Build(last_workdir(folder / "environment", settings.environment.workdir))
+        build = Build(WORKDIR)
+    named = last_workdir(folder / "environment", settings.environment.workdir)
+    own_workdir = bool(needs) and named is None
+    if needs:
+        build = Build(named or WORKDIR)
     if not needs and any(part.bundled for part in parts):
         needs = "the verifier has an image of its own"
-    return _Folder(
-        folder, settings, build, parts, _task(task_id, settings, build, parts, needs), needs
-    )
+    task = _task(task_id, settings, build, parts, needs)
+    return _Folder(folder, settings, build, parts, task, needs, own_workdir)
 
 
 def _step_part(folder: Path, settings: Settings, step: Step) -> Part:
@@ -243,7 +268,7 @@ def _task(
     )
 
 
-def _stage_task(folder: _Folder, task: Task, number: int) -> Task:
+def _stage_task(folder: _Folder, task: Task, number: int, workdir: str) -> Task:
     """The task of one step; bounds that the caller changed hold for every step."""
     step, part = folder.settings.steps[number], folder.parts[number]
     limits, usual = task.limits, folder.task.limits
@@ -258,7 +283,7 @@ def _stage_task(folder: _Folder, task: Task, number: int) -> Task:
         update={
             "instruction": part.instruction(),
             "rewards": part.rewards(),
-            "artifacts": part.artifacts(folder.build.workdir, step.artifacts),
+            "artifacts": part.artifacts(workdir, step.artifacts),
             "isolation": part.isolation,
             "limits": limits,
         }

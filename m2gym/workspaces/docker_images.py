@@ -87,6 +87,18 @@ def _base(engine: Engine, spec: WorkspaceSpec) -> str:
         ) from error
 
 
+def workdir_of(engine: Engine, spec: WorkspaceSpec) -> str | None:
+    """The work folder that an image itself names, if any; the image is made or fetched for it.
+
+    Raises:
+        InfraError: the image is not to be had or could not be built.
+    """
+    base = _base(engine, spec)
+    config: dict[str, Any] = ask("reading an image", engine.api.inspect_image, base)["Config"]
+    found = str(config.get("WorkingDir") or "/")
+    return found if found.strip("/") else None
+
+
 def identity(engine: Engine, name: str) -> str | None:
     """An image's id, ``None`` when the engine does not have it."""
     import docker

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import m2gym
+from m2gym.backends.trl_environment import environment_factory
 from m2gym.core.errors import InputError
 from m2gym.core.trajectory import Trajectory
 from m2gym.envs.catalog import env_entry
@@ -15,6 +16,7 @@ from m2gym.rollout.attacks.battery import judge
 from m2gym.rollout.limits import EpisodeLimits
 from m2gym.rollout.regrade import regrade
 from m2gym.tasksets.folder import FolderTaskset
+from m2gym.workspaces.docker_engine import engine
 from tests.conftest import bwrap_works, require
 from tests.tasksets.harbor_folders import BASE, COPYING, TOML, check, write, write_steps
 from tests.workspaces.engine import need_engine
@@ -153,6 +155,32 @@ def test_a_shared_verifier_is_flagged_and_never_trained_on(tmp_path: Path, kind:
     assert PoolTrajectory.of(gold).fault() == "graded in a shared box"
 
 
+@pytest.mark.parametrize(
+    ("mode", "reward"), [("shared", None), ("separate", 1.0)], ids=["shared", "separate"]
+)
+def test_trls_trainer_leaves_out_what_is_shared(
+    tmp_path: Path, local: str, mode: str, reward: float | None
+) -> None:
+    toml = "artifacts = ['/app/out.txt']\n" + TOML.replace(
+        "[verifier]", f'[verifier]\nenvironment_mode = "{mode}"'
+    )
+    folder = write(tmp_path / "t", toml)
+    env = environment_factory("harbor", split="train", workspace=local, path=folder)()
+    env.reset("t")
+    env.bash("echo hello > out.txt")  # type: ignore[attr-defined]
+    assert env.get_reward() == reward
+    env._env.close()
+
+
+def test_trls_trainer_gets_the_reward_of_all_steps(tmp_path: Path, local: str) -> None:
+    env = environment_factory("harbor", workspace=local, path=write_steps(tmp_path / "t"))()
+    env.reset("t")
+    env.bash("echo one > a.txt")  # type: ignore[attr-defined]
+    assert "Put a.txt and given.txt together" in env.submit()  # type: ignore[attr-defined]
+    assert env.get_reward() == 0.5
+    env._env.close()
+
+
 def test_a_battery_exempts_what_is_shared(tmp_path: Path, local: str) -> None:
     from m2gym.rollout.attacks.battery import attacks
 
@@ -271,6 +299,24 @@ def test_what_needs_an_image_goes_to_docker_by_itself(tmp_path: Path) -> None:
     assert (only.workspace, only.verdict.reward) == ("docker", 1.0)
     with pytest.raises(InputError, match="workspace='docker'"):
         episode(folder, "gold", "local")
+
+
+def test_an_image_that_names_its_work_folder_is_asked(tmp_path: Path) -> None:
+    need_engine()
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "Dockerfile").write_text(f"{BASE}\nWORKDIR /elsewhere\n")
+    tag = "m2gym-test-workdir:1"
+    for step in engine().api.build(path=str(base), tag=tag, rm=True, decode=True):
+        assert "error" not in step, step
+    try:
+        toml = TOML.replace("[environment]", f'[environment]\ndocker_image = "{tag}"')
+        files = {"environment/Dockerfile": "", "environment/start.txt": "",
+                 "solution/solve.sh": "[ $PWD = /elsewhere ] && echo hello > out.txt"}  # fmt: skip
+        done = episode(write(tmp_path / "t", toml, **files), "gold", "auto")
+        assert (done.verdict.reward, done.workspace) == (1.0, "docker"), done.error
+    finally:
+        engine().api.remove_image(tag, force=True)
 
 
 @pytest.mark.parametrize("steps", [True, False])
