@@ -89,8 +89,10 @@ def _reported(tests: FailingTests, test: str) -> str:
     if lacking:
         return f"`from {lacking[2]} import {lacking[1]}` fails: there is no such name yet."
     text = re.sub(r"^AssertionError: (assert )?", "", lines[0])
-    if text != lines[0]:
+    if text != lines[0] and re.search(r" (==|!=|in|is|<|>|<=|>=) ", text):
         return f"The check fails: {code(text[:MAX_SAID])} does not hold."
+    if text != lines[0]:
+        return f"The check fails and says: {code(text[:MAX_SAID])}."
     return f"It ends in {code(text[:MAX_SAID])}."
 
 

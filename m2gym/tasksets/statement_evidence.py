@@ -9,7 +9,7 @@ import ast
 import difflib
 import keyword
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ _HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@ ?(.*)")
 _DEFINITION = re.compile(r"\b(?:def|class)\s+(\w+)")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_Scoped = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def identifiers(text: str) -> set[str]:
@@ -221,11 +222,29 @@ class _File:
         for part in parts:
             wanted = part.rpartition(".")[2]
             match = [n for n in _flat(body) if isinstance(n, _SCOPES) and n.name == wanted]
+            match = match or self._inherited(chain, wanted)
             if not match:
                 return []
             chain.append(match[-1])
             body = ast.iter_child_nodes(match[-1])
         return chain
+
+    def _inherited(self, chain: Sequence[ast.AST], wanted: str) -> list[_Scoped]:
+        """A member that the last class of a chain has from a base class in this file."""
+        todo = [n for n in chain[-1:] if isinstance(n, ast.ClassDef)]
+        seen: set[str] = set()
+        while todo:
+            for base in todo.pop(0).bases:
+                name = base.id if isinstance(base, ast.Name) else ""
+                node = self.defined.get(name)
+                if name in seen or not isinstance(node, ast.ClassDef):
+                    continue
+                seen.add(name)
+                found = [n for n in _flat(node.body) if isinstance(n, _SCOPES) and n.name == wanted]
+                if found:
+                    return found
+                todo.append(node)
+        return []
 
 
 def _flat(body: Iterable[ast.AST]) -> Iterator[ast.AST]:

@@ -135,6 +135,22 @@ def test_sentences_come_first_and_other_failures_after_them() -> None:
     assert "“Other”" in rest
 
 
+def test_a_test_that_a_class_inherits_is_found() -> None:
+    text = TEXT + "\n\nclass TestMore(TestVersion):\n    pass\n"
+    test = "t.py::TestMore::test_replace"
+    tests = FailingTests((test,), {"t.py": text}, ("tiny",))
+    facts = {**COMPARED, "raw": "str(dev)", "line": _line("assert str(dev)")}
+    said = scene(tests, test, facts)
+    assert said is not None
+    assert "dev = version.replace(start)" in said
+
+
+def test_what_a_check_says_of_itself_is_quoted() -> None:
+    tests = _tests("gone", gone="E   AssertionError: got 3 but expected one of {4}")
+    said = scene(tests, "t.py::gone", None)
+    assert said == "- **Gone.** The check fails and says: `got 3 but expected one of {4}`."
+
+
 def test_titles() -> None:
     assert title("t.py::TestX::test_emptyInput_two[a b]") == "Empty Input two [a b]"
     assert title("t.py::test") == "Test"
