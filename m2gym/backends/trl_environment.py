@@ -73,8 +73,9 @@ class Adapted:
 
     def _end(self, info: dict[str, Any]) -> None:
         verdict = info.get("verdict")
-        fresh = verdict is not None and verdict.isolation == "fresh"
-        self._done, self._reward = True, verdict.reward if fresh else None
+        self._done, self._reward = True, None
+        if verdict is not None and verdict.isolation == "fresh":
+            self._reward = verdict.reward
 
 
 def environment_factory(
