@@ -148,15 +148,26 @@ def require() -> Ability:
     return able
 
 
-def _links() -> list[str]:
-    arguments = []
+@functools.cache
+def _links() -> tuple[str, ...]:
+    arguments: list[str] = []
     for name in _TOP:
         path = Path("/") / name
         if path.is_symlink():
             arguments += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    return arguments
+    return tuple(arguments)
+
+
+@functools.cache
+def _system(etc: Path) -> tuple[str, ...]:
+    """The host's programs, and a box's ``/etc``."""
+    arguments = ["--ro-bind", "/usr", "/usr", *_links(), "--ro-bind", str(etc), "/etc"]
+    for name in _ETC_FOLDERS:
+        if (etc / name).is_dir():
+            arguments += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    return tuple(arguments)
 
 
 def _etc(users: bool, network: str) -> Path:
@@ -330,11 +341,7 @@ def _arguments(
         arguments += ["--unshare-user", "--uid", str(AGENT), "--gid", str(AGENT)]
     if filter_fd >= 0:
         arguments += ["--seccomp", str(filter_fd)]
-    etc = _etc(able.users, spec.network)
-    arguments += ["--ro-bind", "/usr", "/usr", *_links(), "--ro-bind", str(etc), "/etc"]
-    for name in _ETC_FOLDERS:
-        if (etc / name).is_dir():
-            arguments += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    arguments += _system(_etc(able.users, spec.network))
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     size = (spec.limits.memory_mb or 1024) << 19
     sized = ["--size", str(size)] if version() >= (0, 7) else []
