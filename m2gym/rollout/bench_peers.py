@@ -1,6 +1,6 @@
 """Run by a peer's Python: milliseconds an episode of the same trivial task in its own evaluation.
 
-    bench_peers.py PEER none|sandbox CONCURRENCY EPISODES
+    bench_peers.py PEER none|sandbox CONCURRENCY EPISODES  →  {"ms": …, "cpu": …}
 
 No part of m2gym is imported here. A small run comes before the one that is timed.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.machinery
+import json
+import resource
 import sys
 import tempfile
 import time
@@ -18,7 +20,24 @@ from pathlib import Path
 from typing import Any
 
 
-def inspect(box: bool, n: int, episodes: int) -> float:
+class Clock:
+    """Wall time, and the processor time of this process and of those it has waited for."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), _cpu()
+
+    def each(self, count: int) -> dict[str, float]:
+        """Milliseconds since then, for each of ``count``."""
+        wall, cpu = time.perf_counter() - self.wall, _cpu() - self.cpu
+        return {"ms": wall / count * 1e3, "cpu": cpu / count * 1e3}
+
+
+def _cpu() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def inspect(box: bool, n: int, episodes: int) -> dict[str, float]:
     """Inspect's eval with its own mock model; without a sandbox or with its local one."""
     ai: Any = importlib.import_module("inspect_ai")
     dataset: Any = importlib.import_module("inspect_ai.dataset")
@@ -36,7 +55,7 @@ def inspect(box: bool, n: int, episodes: int) -> float:
 
         return solve
 
-    def once(count: int) -> float:
+    def once(count: int) -> dict[str, float]:
         answers = (models.ModelOutput.from_content("mockllm/model", "yes") for _ in range(10**6))
         model = models.get_model("mockllm/model", custom_outputs=answers)
         task = ai.Task(
@@ -46,18 +65,18 @@ def inspect(box: bool, n: int, episodes: int) -> float:
             sandbox="local" if box else None,
         )
         with tempfile.TemporaryDirectory() as logs:
-            begun = time.perf_counter()
+            clock = Clock()
             ai.eval(
                 task, model=model, log_dir=logs, display="none", max_samples=n, max_sandboxes=n,
                 max_connections=max(n, 10),
             )  # fmt: skip
-            return (time.perf_counter() - begun) / count * 1e3
+            return clock.each(count)
 
     once(4)
     return once(episodes)
 
 
-def verifiers(box: bool, n: int, episodes: int) -> float:
+def verifiers(box: bool, n: int, episodes: int) -> dict[str, float]:
     """verifiers' episodes with a harness in this process, and a client that answers at once."""
     if box:
         raise SystemExit("not measured: its own harnesses start a program in their box")
@@ -112,14 +131,14 @@ def verifiers(box: bool, n: int, episodes: int) -> float:
     plugin.Rows, plugin.OneCall, plugin.__all__ = Rows, OneCall, ["Rows", "OneCall"]
     sys.modules[name] = plugin
 
-    async def once(count: int) -> float:
+    async def once(count: int) -> dict[str, float]:
         held["count"] = count
         seat = {"harness": {"id": name}, "runtime": {"type": "subprocess"}}
         env = vf.SingleAgentEnv(vf.SingleAgentEnvConfig(taskset={"id": name}, agent=seat))
         ctx = vf.ModelContext(model="m", client=vf.EvalClientConfig(base_url="http://none/v1"))
         gate, lock = asyncio.Semaphore(n), asyncio.Lock()
         with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
+            clock = Clock()
             limits = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(limits=limits, timeout=None) as client, env.serving():
                 held["client"] = client
@@ -133,13 +152,13 @@ def verifiers(box: bool, n: int, episodes: int) -> float:
                         for slot in slots
                     )
                 )  # fmt: skip
-            spent = time.perf_counter() - begun
+            spent = clock.each(count)
         failed = [one for one in done if not one.ok]
         if failed:
             raise SystemExit(str(failed[0].errors or failed[0].traces[0].errors))
-        return spent / count * 1e3
+        return spent
 
-    async def measured() -> float:
+    async def measured() -> dict[str, float]:
         await once(4)
         return await once(episodes)
 
@@ -148,4 +167,4 @@ def verifiers(box: bool, n: int, episodes: int) -> float:
 
 if __name__ == "__main__":
     peer = {"inspect": inspect, "verifiers": verifiers}[sys.argv[1]]
-    print(peer(sys.argv[2] == "sandbox", int(sys.argv[3]), int(sys.argv[4])))
+    print(json.dumps(peer(sys.argv[2] == "sandbox", int(sys.argv[3]), int(sys.argv[4]))))
