@@ -19,6 +19,7 @@ from m2gym.core.errors import EpisodeOverError, InfraError, InputError, UnknownI
 from m2gym.envs.env import WorkspaceEnv
 from tests.envs import tiny
 from tests.tasksets.test_folder import harbor
+from tests.tasksets.test_swe_bench import checkouts_and_row
 
 pytestmark = pytest.mark.usefixtures("bwrap")
 
@@ -248,7 +249,12 @@ def test_shaping_adds_what_ends_as_the_potential_of_the_start():
 @pytest.mark.parametrize("id", ["tiny-hi", *m2gym.list_envs()])
 def test_gymnasium_finds_nothing_to_complain_about(id, tmp_path):
     tiny.register()
-    settings = {"path": harbor(tmp_path / "task")} if id == "harbor" else {}
+    settings = {}
+    if id == "harbor":
+        settings["path"] = harbor(tmp_path / "task")
+    elif id == "swe-bench":
+        settings["checkouts"], row = checkouts_and_row(tmp_path)
+        settings["rows"] = [row]
     env = gymnasium.make(f"m2gym/{id}-v0", **settings).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -59,8 +59,11 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    return checkouts_and_row(tmp_path_factory.mktemp("checkouts"))
+
+
+def checkouts_and_row(checkouts: Path) -> tuple[Path, dict[str, Any]]:
     """A folder of checkouts, and the row over the repository in it."""
-    checkouts = tmp_path_factory.mktemp("checkouts")
     folder = checkouts / "someone__calc"
     folder.mkdir()
     git(folder, "init", "-q", "-b", "main")
@@ -106,14 +109,11 @@ def test_reference_rows_load(shared_dir: Path) -> None:
         assert task.rewards[0].parameters["fail_to_pass"] == list(row.FAIL_TO_PASS)
         assert taskset.prepare(task).workspace.image == f"images/{row.instance_id}"
     task = taskset.task("pydicom__pydicom-1458")
-    assert task.rewards[0].parameters["kind"] == "pytest-options"
-    assert (
-        task.rewards[0]
-        .parameters["command"]
-        .endswith(
-            "activate testbed\npython3 -m pytest -rA --color=no pydicom/tests/test_numpy_pixel_data.py"
-        )
-    )
+    parameters = task.rewards[0].parameters
+    assert parameters["kind"] == "pytest-options"
+    activate, command = parameters["command"].split("\n")
+    assert activate.endswith("activate testbed")
+    assert command == ("python3 -m pytest -rA --color=no pydicom/tests/test_numpy_pixel_data.py")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet", "objects"])

@@ -31,6 +31,7 @@ class OwnEngine:
             with (self.folder / "log").open("ab") as log:
                 self._process = subprocess.Popen(
                     [
+                        *self._apart(),
                         *("dockerd", f"--data-root={self._data}", f"--host={self.socket}"),
                         *(f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid"),
                         *("--iptables=false", "--ip-masq=false", *self._options),
@@ -48,6 +49,11 @@ class OwnEngine:
                 time.sleep(0.1)
             self.kill()
         raise AssertionError((self.folder / "log").read_text()[-3000:])
+
+    def _apart(self) -> tuple[str, ...]:
+        """An engine without a bridge removes ``docker0``, whosever it is: it gets a network of its
+        own, in which there is none."""
+        return ("unshare", "--net") if "--bridge=none" in self._options else ()
 
     def docker(
         self, *words: str, data: bytes | None = None, check: bool = True
