@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import resource
 import statistics
 import subprocess
@@ -12,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InfraError, InputError
 from m2gym.core.task import Limits, WorkspaceSpec
 from m2gym.workspaces.local import LocalWorkspace
 
@@ -23,13 +25,25 @@ Row = dict[str, Any]
 def run(only: Iterable[str] | None = None) -> list[Row]:
     """Every figure, medians of one run; ``only`` names some of `BENCHES`.
 
-    ``docker`` needs an engine, and runs only when it is named.
+    ``docker`` needs an engine and ``swe-rex`` a Python that has it, named by
+    ``M2GYM_PEERS_PYTHON``; without them they run only when they are named, and then say so.
     """
-    wanted = [name for name in BENCHES if name != "docker"] if only is None else list(only)
+    wanted = [n for n in BENCHES if _possible(n)] if only is None else list(only)
     unknown = sorted(set(wanted) - set(BENCHES))
     if unknown:
         raise InputError(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(BENCHES)}")
     return [row for name in wanted for row in asyncio.run(BENCHES[name]())]
+
+
+def _possible(name: str) -> bool:
+    if name == "docker":
+        from m2gym.workspaces.docker_box import capabilities
+
+        try:
+            capabilities()
+        except (InfraError, InputError):
+            return False
+    return name != "swe-rex" or bool(os.environ.get("M2GYM_PEERS_PYTHON"))
 
 
 def _row(name: str, value: float, unit: str, target: str | None, baseline: str = "") -> Row:
@@ -223,6 +237,43 @@ async def docker() -> list[Row]:
     return [_row(*figure) for figure in await figures()]
 
 
+async def swe_rex(rounds: int = 20) -> list[Row]:
+    """SWE-ReX's local runtime, which has no sandbox, beside a local box of ours, in one run.
+
+    Raises:
+        InputError: no Python is named, or it has no ``swerex``.
+    """
+    python = os.environ.get("M2GYM_PEERS_PYTHON")
+    if python is None:
+        raise InputError("name a Python that has swe-rex: M2GYM_PEERS_PYTHON=…/bin/python")
+    script = str(Path(__file__).with_name("bench_swerex.py"))
+    done = await asyncio.to_thread(
+        subprocess.run, [python, script, str(rounds)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise InputError(f"{python} cannot run SWE-ReX: {done.stderr[-300:]}")
+    theirs = json.loads(done.stdout)
+    box = LocalWorkspace(WorkspaceSpec())
+    start = await _timed(box.start)
+    try:
+        shell = await box.shell()
+        step = statistics.median([await _timed(lambda: shell.run("true")) for _ in range(rounds)])
+        fresh = statistics.median([await _timed(lambda: box.exec("true")) for _ in range(rounds)])
+    finally:
+        await box.stop()
+    ours = {"start": start, "command": step, "execute": fresh}
+    names = {
+        "start": "SWE-ReX session start / box start",
+        "command": "SWE-ReX command in a session / shell step",
+        "execute": "SWE-ReX command without one / fresh command",
+    }
+    return [
+        _row(what, theirs[key] / ours[key], "x", None,
+             f"{theirs[key] * 1e3:.2f} ms and {ours[key] * 1e3:.2f} ms")
+        for key, what in names.items()
+    ]  # fmt: skip
+
+
 BENCHES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "commands": commands,
     "starting": starting,
@@ -230,4 +281,5 @@ BENCHES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {
     "crowd": crowd,
     "throughput": throughput,
     "docker": docker,
+    "swe-rex": swe_rex,
 }

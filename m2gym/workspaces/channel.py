@@ -210,18 +210,20 @@ class Channel:
             raise InfraError(f"asking the box's supervisor failed: {error}") from error
 
     def _readable(self) -> None:
-        while not self.closed:
-            try:
-                data, rights, _, _ = self._socket.recvmsg(64, _FDS, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                return
-            except OSError:
-                data, rights = b"", []
-            if not data:
-                self.close()
-                return
-            operation, number, a, b = _REPLY.unpack(data)
-            self._reply(operation, number, a, b, rights)
+        """Take one packet; where there are more, the loop calls again."""
+        if self.closed:
+            return
+        try:
+            data, rights, _, _ = self._socket.recvmsg(64, _FDS, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, rights = b"", []
+        if not data:
+            self.close()
+            return
+        operation, number, a, b = _REPLY.unpack(data)
+        self._reply(operation, number, a, b, rights)
 
     def _reply(
         self,

@@ -18,9 +18,9 @@ from pathlib import Path
 from m2gym.core.errors import InfraError
 from m2gym.core.task import Limits
 
-OVERHEAD_TASKS = 4
-"""Processes of our own in a box (bubblewrap, process 1, a minder and its shell), beside which the
-task's limit is counted; the project's choice."""
+OVERHEAD_TASKS = 5
+"""Processes of our own in a box (bubblewrap, process 1, a minder and its shell, and the minder that
+waits), beside which the task's limit is counted; the project's choice."""
 
 _CONTROLLERS = ("memory", "pids", "cpu")
 

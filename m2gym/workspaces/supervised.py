@@ -47,6 +47,7 @@ class SupervisedWorkspace:
         self._note = b""
         self._feeding: set[asyncio.Task[None]] = set()
         self._left: set[Collector] = set()
+        self._environments: dict[User | None, list[bytes]] = {}
         self._starting: asyncio.Task[None] | None = None
         self.gate: Gate | None = None
         """The way to the allowed hosts, where the network is an allowlist."""
@@ -81,6 +82,7 @@ class SupervisedWorkspace:
             gate = self.gate or Gate(self.spec.allowed_hosts)
             await gate.open(await self.channel.listen(0))
             self.gate = gate
+        self._environments.clear()
 
     async def _start(self) -> None:
         """Bring the box up; whatever it raises, the box is then stopped."""
@@ -200,10 +202,15 @@ class SupervisedWorkspace:
         if not arguments or any(b"\0" in part for part in arguments):
             raise InputError(f"expected a command without NUL characters, got {command!r}")
         folder = self.inside(cwd)
+        variables = self._environments.get(user) if env is None else None
+        if variables is None:
+            variables = self.environment(user, env)
+            if env is None:
+                self._environments[user] = variables
         try:
             number, future = self.channel.execute(
                 arguments,
-                self.environment(user, env),
+                variables,
                 os.fsencode(folder),
                 self.ids(user),
                 [*fds, *([extra] if extra >= 0 else [])],

@@ -14,6 +14,8 @@
  *
  * Each command has a minder between it and process 1: a child subreaper, so that whatever the
  * command leaves behind (setsid, double forks) stays below the minder and can be found and killed.
+ * One minder is forked ahead and waits for the next request, so that no fork of process 1 lies on the
+ * way to a command.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -70,6 +72,8 @@ struct slot {
 
 static int channel;
 static struct slot slots[SLOTS];
+static pid_t idle; /* the minder that was forked ahead, or 0 */
+static int idle_socket;
 static int top; /* no slot from here on was ever used */
 static struct shared *shared;
 static rlim_t limits[4];
@@ -251,17 +255,11 @@ static struct slot *find(uint32_t id) {
     return NULL;
 }
 
-static void start(struct request *request, char *text, size_t size, int *fds, int count) {
+/* A minder's life: find the strings of a request, start its command, see it out. */
+static void obey(struct request *request, size_t size, int *fds, int count, struct shared *mine) {
     static char *pointers[8192];
-    struct slot *slot = NULL;
-    size_t total = (size_t)request->argc + request->envc + 3, at = 0;
-    char *end = text + size, *cwd = text;
-    for (int n = 0; n < SLOTS && !slot; n++)
-        if (!slots[n].minder) slot = &slots[n];
-    if (!slot || total > 8192 || size == 0 || end[-1] != 0 || request->argc == 0) {
-        send_reply(FAILED, request->id, slot ? E2BIG : EAGAIN, STAGE_FORK, -1);
-        return;
-    }
+    size_t at = 0;
+    char *text = (char *)(request + 1), *end = (char *)request + size, *cwd = text;
     char *next = text + strlen(text) + 1;
     for (uint32_t n = 0; n < request->argc + request->envc; n++) {
         if (n == request->argc) pointers[at++] = NULL;
@@ -271,11 +269,100 @@ static void start(struct request *request, char *text, size_t size, int *fds, in
     }
     if (request->envc == 0) pointers[at++] = NULL;
     pointers[at] = NULL;
+    mind(request, cwd, pointers, pointers + request->argc + 1, fds, count, mine);
+}
+
+static int receive(int from, void *buffer, size_t room, int *fds, int *count, size_t *size) {
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct iovec part = {buffer, room};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+    ssize_t length = recvmsg(from, &message, MSG_CMSG_CLOEXEC);
+    *count = 0;
+    if (length < 0) return errno == EINTR || errno == EAGAIN ? 0 : -1;
+    if (length == 0) return -1;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head))
+        if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
+            *count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(fds, CMSG_DATA(head), *count * sizeof(int));
+        }
+    *size = length;
+    return 1;
+}
+
+/* Fork a minder that waits for its request. Where that fails, one is forked when it is needed. */
+static void fork_ahead(void) {
+    static struct {
+        struct shared *mine;
+        char request[BUFFER];
+    } order;
+    int ends[2], fds[MAX_FDS], count, got;
+    size_t size = 0;
+    if (idle || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0) return;
+    pid_t minder = fork();
+    if (minder == 0) {
+        close(ends[0]);
+        while ((got = receive(ends[1], &order, sizeof order, fds, &count, &size)) == 0) {
+        }
+        if (got < 0) _exit(0);
+        close(ends[1]);
+        obey((struct request *)order.request, size - sizeof order.mine, fds, count, order.mine);
+    }
+    close(ends[1]);
+    if (minder < 0) {
+        close(ends[0]);
+        return;
+    }
+    idle = minder;
+    idle_socket = ends[0];
+}
+
+/* Give a request to the minder that waits; whether it took it. */
+static int hand_over(struct request *request, size_t size, int *fds, int count,
+                     struct shared *mine) {
+    struct iovec parts[2] = {{&mine, sizeof mine}, {request, size}};
+    union {
+        char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
+        struct cmsghdr align;
+    } control;
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    if (!idle) return 0;
+    if (count) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+        head->cmsg_level = SOL_SOCKET;
+        head->cmsg_type = SCM_RIGHTS;
+        head->cmsg_len = CMSG_LEN(sizeof(int) * count);
+        memcpy(CMSG_DATA(head), fds, sizeof(int) * count);
+    }
+    return sendmsg(idle_socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
+}
+
+static void start(struct request *request, size_t size, int *fds, int count) {
+    struct slot *slot = NULL;
+    char *text = (char *)(request + 1), *end = (char *)request + size;
+    for (int n = 0; n < SLOTS && !slot; n++)
+        if (!slots[n].minder) slot = &slots[n];
+    if (!slot || (size_t)request->argc + request->envc + 3 > 8192 || end == text || end[-1] != 0 ||
+        request->argc == 0) {
+        send_reply(FAILED, request->id, slot ? E2BIG : EAGAIN, STAGE_FORK, -1);
+        return;
+    }
     struct shared *mine = &shared[slot - slots];
     mine->main = mine->reported = 0;
-    pid_t minder = fork();
-    if (minder == 0)
-        mind(request, cwd, pointers, pointers + request->argc + 1, fds, count, mine);
+    pid_t minder = idle;
+    if (hand_over(request, size, fds, count, mine)) {
+        close(idle_socket);
+        idle = 0;
+    } else if ((minder = fork()) == 0) {
+        obey(request, size, fds, count, mine);
+    }
     if (minder < 0) {
         send_reply(FAILED, request->id, errno, STAGE_FORK, -1);
         return;
@@ -349,7 +436,7 @@ static void kill_strays(void) {
             text[length] = 0;
             if (!(close_paren = strrchr(text, ')')) || atoi(close_paren + 4) != getpid()) continue;
             for (int n = 0; n < top && !minder; n++) minder = slots[n].minder == pid;
-            if (minder || close_paren[2] == 'Z') continue;
+            if (minder || pid == idle || close_paren[2] == 'Z') continue;
             found = 1;
             kill_below(pid);
             kill(pid, SIGKILL);
@@ -362,6 +449,10 @@ static void kill_strays(void) {
 static void reap(void) {
     int status, strays = 0;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == idle) {
+            close(idle_socket);
+            idle = 0;
+        }
         for (int n = 0; n < top; n++) {
             if (slots[n].minder != pid) continue;
             if (!shared[n].reported) send_reply(EXITED, slots[n].id, SIGKILL, 0, -1);
@@ -407,29 +498,6 @@ static void give_listener(struct request *request) {
     if (fd >= 0) close(fd);
 }
 
-static int receive(char *buffer, int *fds, int *count, size_t *size) {
-    union {
-        char bytes[CMSG_SPACE(sizeof(int) * MAX_FDS)];
-        struct cmsghdr align;
-    } control;
-    struct iovec part = {buffer, BUFFER};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = control.bytes,
-                             .msg_controllen = sizeof control.bytes};
-    ssize_t length = recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
-    *count = 0;
-    if (length < 0) return errno == EINTR || errno == EAGAIN ? 0 : -1;
-    if (length == 0) return -1;
-    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head))
-        if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS) {
-            *count = (head->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            memcpy(fds, CMSG_DATA(head), *count * sizeof(int));
-        }
-    *size = length;
-    return 1;
-}
-
 static int dial(const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -462,6 +530,7 @@ static int serve(int argc, char **argv) {
     if (shared == MAP_FAILED || signals < 0 || root < 0) die("start");
     send_reply(HELLO, 0, 0, 0, root);
     close(root);
+    fork_ahead();
     for (;;) {
         struct pollfd waits[2] = {{channel, POLLIN, 0}, {signals, POLLIN, 0}};
         int any = 0;
@@ -474,13 +543,13 @@ static int serve(int argc, char **argv) {
             reap();
         }
         if (waits[0].revents) {
-            int got = receive(buffer, fds, &count, &size);
+            int got = receive(channel, buffer, BUFFER, fds, &count, &size);
             if (got < 0) break;
             struct request *request = (struct request *)buffer;
             struct slot *slot;
             if (got && size >= sizeof *request) switch (request->op) {
                 case EXEC:
-                    start(request, buffer + sizeof *request, size - sizeof *request, fds, count);
+                    start(request, size, fds, count);
                     break;
                 case KILL:
                     if ((slot = find(request->a)))
@@ -503,6 +572,7 @@ static int serve(int argc, char **argv) {
             }
             for (int n = 0; n < count; n++) close(fds[n]);
         }
+        fork_ahead();
         for (int n = 0; n < top; n++) {
             if (slots[n].minder && slots[n].signals) pass_on(&slots[n]);
             if (slots[n].minder && slots[n].killing) kill_below(slots[n].minder);

@@ -210,7 +210,11 @@ def test_faults_of_containers_and_of_the_engine(place: tuple[Path, dict[str, str
         torment = Torment(*place, workspace="docker", seed=5)
 
         def container() -> bool:
-            names = host.docker("ps", "-q", check=False).stdout.decode().split()
+            for _ in range(40):
+                names = host.docker("ps", "-q", check=False).stdout.decode().split()
+                if names:
+                    break
+                time.sleep(0.05)
             name = torment.dice.choice(names) if names else "none"
             return host.docker("kill", name, check=False).returncode == 0
 

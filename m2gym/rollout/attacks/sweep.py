@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -78,7 +79,8 @@ def sweep(out: Path, jobs: Iterable[Job], tried: Iterable[Attack], concurrency: 
                 left = [i for i in ids if (job.name, i, attack.name) not in done]
                 if not left:
                     continue
-                place = out / "runs" / job.name.replace(" ", "-") / split
+                prefix = f"{job.name.replace(' ', '-')}-{split}-{attack.name}-"
+                place = Path(tempfile.mkdtemp(dir=out, prefix=prefix))
                 found = run_battery(
                     job.env, place, names=[attack.name], split=split, tasks=left,
                     concurrency=concurrency, workspace=job.workspace, progress=False,
