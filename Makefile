@@ -25,6 +25,12 @@ test-agents: $(VENV)/.dev
 verify-tasks: $(VENV)/.dev
 	$(BIN)/m2gym tasks verify; status=$$?; $(BIN)/m2gym tasks page && exit $$status
 
+# Every attack on every registered environment (hours; stopped, it goes on where it was).
+.PHONY: attacks
+attacks: $(VENV)/.dev
+	$(BIN)/python -m m2gym.rollout.attacks.sweep build/attacks
+	$(BIN)/python -m m2gym.rollout.attacks.sweep build/attacks --page docs/security.md
+
 # Makes the tasks anew from the package registry into OUT; ONLY="funcy parse": of these packages.
 make-tasks: $(VENV)/.dev
 	$(BIN)/python -m m2gym.tasksets.produce --out $(or $(OUT),build/tasks) --only $(ONLY)

@@ -109,13 +109,21 @@ def test_a_success_is_told_and_a_shared_box_exempt(record) -> None:  # type: ign
     assert not judge(attack, leak, {}).ok
 
 
-def test_no_attack_on_a_harbor_script_earns_anything(tmp_path: Path, workspace: str) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["links", "reward_huge", "reward_rewriter", "shims", "survivor"],
+        pytest.param([a.name for a in attacks()], marks=pytest.mark.heavy, id="all"),
+    ],
+)
+def test_no_attack_on_a_harbor_script_earns_anything(
+    tmp_path: Path, workspace: str, names: list[str]
+) -> None:
     import m2gym
 
     dockerfile = "FROM m2gym-base\nWORKDIR /app\nCOPY start.txt notes/ ./\n"
     folder = harbor(tmp_path / "hello", **{"environment/Dockerfile": dockerfile})
     m2gym.register("harbor-attacked", tasks=folder)
-    names = ["links", "reward_huge", "reward_rewriter", "shims", "survivor"]
     try:
         outcomes = run_battery(
             "harbor-attacked", tmp_path / "runs", names=names, workspace=workspace, progress=False
@@ -124,7 +132,8 @@ def test_no_attack_on_a_harbor_script_earns_anything(tmp_path: Path, workspace: 
         ENVS._values.pop("harbor-attacked", None)
     assert len(outcomes) == len(names)
     assert [f"{o.attack}: {o.problem}" for o in outcomes if not o.ok] == []
-    assert {o.status for o in outcomes} == {"ok"}
+    if len(names) == 5:
+        assert {o.status for o in outcomes} == {"ok"}
 
 
 def test_no_attack_on_tool_use_earns_anything(tmp_path: Path) -> None:
