@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from m2gym.rollout.regrade import regrade
 from m2gym.tasksets.folder import FolderTaskset
 from m2gym.workspaces.docker_engine import engine
 from tests.conftest import bwrap_works, require
-from tests.tasksets.harbor_folders import BASE, COPYING, TOML, check, write, write_steps
+from tests.tasksets.harbor_folders import BASE, COPYING, STEPS, TOML, check, write, write_steps
 from tests.workspaces.engine import need_engine
 
 
@@ -118,6 +119,25 @@ def test_a_step_that_a_limit_kept_away_counts_0(tmp_path: Path, local: str) -> N
     (only,) = run
     assert only.verdict.reward == 0.5
     assert only.verdict.evidence == {"stages": {"first": 1.0}, "not_reached": ["second"]}
+
+
+def test_a_step_out_of_time_is_judged_and_the_next_begins(tmp_path: Path, local: str) -> None:
+    class Slow:
+        name = "slow"
+        uses_model = False
+
+        async def run(self, episode) -> None:  # type: ignore[no-untyped-def]
+            if "Write one" in episode.task.instruction:
+                await episode.act("echo one > a.txt")
+                await asyncio.sleep(120)
+            await episode.act("cat a.txt given.txt > b.txt")
+
+    steps = STEPS.replace("min_reward = 0.5", "min_reward = 0.5\nagent = {timeout_sec = 2.0}")
+    done = episode(write_steps(tmp_path / "t", steps=steps), Slow(), local)
+    assert done.verdict.reward == 1.0, done
+    assert [done.verdict.scores[name].evidence["stop"] for name in ("first", "second")] == [
+        "deadline", "exited",
+    ]  # fmt: skip
 
 
 def test_a_person_steps_through_the_stages(tmp_path: Path, local: str) -> None:
