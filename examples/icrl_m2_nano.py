@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from m2gym.backends.local import nano_icrl
+from m2gym.backends.local import nano_icrl, nano_report
+from m2gym.backends.local.nano_arms import ARMS
 from m2gym.tasksets.tool_worlds.taskset import tool_worlds
 
 QUESTIONS = 512
@@ -35,8 +37,10 @@ def guess(number: int, tools: int = 1) -> tuple[int, float, float]:
     return number, nano_icrl.nats(hooked, rollouts, 0, 6), nano_icrl.nats(hooked, rollouts, 3, 6)
 
 
-def job(out: Path, what: tuple[str, int, int, int]) -> None:
+def job(out: Path, until: float | None, what: tuple[str, int, int, int]) -> None:
     """One run, written down when it is done; its updates as they come."""
+    if until is not None and time.time() > until:
+        return
     torch.set_num_threads(1)
     arm, number, seed, tools = what
     name = f"{arm}-{number}-{seed}-{tools}"
@@ -53,18 +57,32 @@ def job(out: Path, what: tuple[str, int, int, int]) -> None:
     print(name, found["before"], found["after"], round(found["seconds"], 1), flush=True)
 
 
+def report(out: Path) -> None:
+    """The table, and curves of the world with most runs in ``curves.png``."""
+    runs = [json.loads(line) for line in (out / "runs.jsonl").read_text("utf-8").splitlines()]
+    print(nano_report.table(runs))
+    worlds = [run["world"] for run in runs]
+    nano_report.plot(runs, max(set(worlds), key=worlds.count), out / "curves.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--arms", nargs="+", default=list(nano_icrl.ARMS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--nats", nargs="+", type=float, default=[8, 9, 10, 11, 12])
     parser.add_argument("--worlds", nargs="+", type=int, help="instead of --nats")
     parser.add_argument("--among", type=int, default=96, help="worlds looked through")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--tools", type=int, default=1)
+    parser.add_argument("--until", type=float, help="seconds after which no further run begins")
+    parser.add_argument("--report", action="store_true", help="table and curves of what is there")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.report:
+        report(options.out)
+        return
+    until = None if options.until is None else time.time() + options.until
     path = options.out / "runs.jsonl"
     done = {
         (row["arm"], row["world"], row["seed"], row["tools"])
@@ -86,7 +104,7 @@ def main() -> None:
             for arm in options.arms
         ]
         left = [j for j in jobs if j not in done]
-        for _ in pool.imap_unordered(partial(job, options.out), left):
+        for _ in pool.imap_unordered(partial(job, options.out, until), left):
             pass
 
 

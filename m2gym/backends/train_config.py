@@ -176,6 +176,11 @@ class StageConfig(Section):
     fraction: float | None = Field(None, ge=0, le=1)
     temperature: float | None = Field(None, gt=0)
     lr: float | None = Field(None, gt=0)
+    step_back: float | None = Field(
+        None,
+        gt=0,
+        description="where nll0 ends more nats above its lowest, the next stage begins there; ours",
+    )
     reset_reference: bool = Field(True, description="KL is then to the weights it begins with")
     reset_optimizer: bool = Field(True, description="moments and warm-up begin anew")
 

@@ -211,11 +211,14 @@ def test_a_sample_is_of_many_packages_and_kinds_and_quick():
 
 
 def test_demo(m2gym):
-    done = m2gym("demo", "--env", "tiny", "-n", "2", "--out", "demo-run")
+    done = m2gym("demo", "--env", "tiny", "-n", "2", "--updates", "0", "--out", "demo-run")
     for text in ("gold", "noop", "scripted", "1.000", "demo-run", "m2gym compare"):
         assert text in done.stdout
-    result = json.loads(m2gym("demo", "--env", "tiny", "-n", "1", "--json").stdout)
+    result = json.loads(
+        m2gym("demo", "--env", "tiny", "-n", "1", "--updates", "0", "--json").stdout
+    )
     assert [run["score"] for run in result["runs"]] == [1, 0, 0]
+    assert result["learnt"] is None
 
 
 def test_doctor(m2gym):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,14 +101,16 @@ class MasterAdamW:
 
     def load(self, state: dict[str, Any]) -> None:
         """The inverse of `state`; the weights follow."""
+        self.put(state["masters"])
+        self.adamw.load_state_dict(state["adamw"])
+
+    def put(self, masters: Sequence[torch.Tensor]) -> None:
+        """Other values for the masters; the weights follow."""
         with torch.no_grad():
-            for weight, master, saved in zip(
-                self.weights, self.masters, state["masters"], strict=True
-            ):
-                master.copy_(saved)
+            for weight, master, other in zip(self.weights, self.masters, masters, strict=True):
+                master.copy_(other)
                 if weight is not master:
                     weight.copy_(master)
-        self.adamw.load_state_dict(state["adamw"])
 
 
 def _wide(p: torch.Tensor) -> bool:

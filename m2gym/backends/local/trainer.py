@@ -35,6 +35,7 @@ from m2gym.backends.local.optimiser import MasterAdamW, rate
 from m2gym.backends.local.rollouts import Rollouts
 from m2gym.backends.local.schedule import Plan
 from m2gym.backends.local.sinks import KINDS, Sink
+from m2gym.backends.local.step_back import StepBack
 from m2gym.backends.stages import Stages
 from m2gym.backends.train_config import TrainConfig, local_config
 from m2gym.core.errors import InfraError, InputError
@@ -104,6 +105,7 @@ class LocalTrainer:
         self.model, self.told, self.resume = model, told, resume
         self.stages = Stages(config)
         self.optimiser = MasterAdamW(model.model, config.train)
+        self.guard = StepBack(self.optimiser)
         self.learner = Learner(
             model,
             self.stages.algorithm,
@@ -185,6 +187,7 @@ class LocalTrainer:
         row |= {"lr": lr, **data.stats, **behaviour(claim.groups)}
         if wanted:
             row["nll0"] = self.learner.nll(wanted)
+            self.guard.see(row["nll0"])
         learning = time.perf_counter()
         row |= self.learner.update(data, self.step, lr)
         row["seconds_probe"] = learning - probed
@@ -230,10 +233,13 @@ class LocalTrainer:
         return found
 
     def _next_stage(self, claim: Claim, row: Row) -> None:
+        margin = self.stages.parts[self.stages.index].step_back
         moved = self.stages.step(success(claim.groups))
         if moved is None:
             return
         row["stage_ended"] = moved.reason
+        if margin is not None:
+            row["stepped_back"] = float(self.guard.back(margin))
         if moved.reset_optimizer:
             self.optimiser.reset()
             self.stages.begun = self.step
@@ -274,6 +280,8 @@ class LocalTrainer:
             self.optimiser.load(state["optimiser"])
             self.stages.load(state["stages"])
             self.equal.times = dict(state["equal"])
+            if "guard" in state:
+                self.guard.load(state["guard"])
             self.learner.configure(self.stages.algorithm, self.stages.settings.temperature)
             self.learner.budget = Budget(state["micro_tokens"])
             if self.learner.reference is not None and "reference" in state:
@@ -291,6 +299,7 @@ class LocalTrainer:
             "optimiser": self.optimiser.state(),
             "stages": self.stages.state(),
             "equal": dict(self.equal.times),
+            "guard": self.guard.state(),
             "micro_tokens": self.learner.budget.tokens,
         }
         if self.learner.reference is not None:

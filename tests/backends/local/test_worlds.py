@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from m2gym.backends.local import nano_icrl  # noqa: E402
+from m2gym.backends.local import nano_arms, nano_icrl  # noqa: E402
 from m2gym.backends.local.backend import rollouts_of  # noqa: E402
 from m2gym.backends.local.gguf import model_folder  # noqa: E402
 from m2gym.backends.local.worlds import WorldRollouts  # noqa: E402
@@ -63,16 +63,27 @@ def test_the_answer_alone_is_judged(ready):
 
 def test_a_configuration_says_the_examples_of_each_stage(ready, tmp_path):
     _, format, _ = ready
-    config = nano_icrl.config_of("3-2-0", WORLD, 0, tmp_path)
+    config = nano_arms.config_of("3-2-0", WORLD, 0, tmp_path)
     made = rollouts_of(config, format, 2048)
     assert isinstance(made, WorldRollouts)
     assert list(made.shots) == [3, 2, 0]
     shipped = TrainConfig.load("examples/icrl_m2_nano.yaml")
     assert model_folder(shipped.model) == str(nano.folder())
     with pytest.raises(InputError, match="3-2-0"):
-        nano_icrl.config_of("3-2", WORLD, 0, tmp_path)
+        nano_arms.config_of("3-2", WORLD, 0, tmp_path)
 
 
-def test_arms_have_the_same_budget():
-    spent = {sum(steps for _, steps, _ in arm) for arm in nano_icrl.ARMS.values() if arm}
-    assert len(spent) == 1
+def test_curricula_and_zero_have_the_same_budget():
+    own = {"none", "guarded", "distil"}
+    arms = {n: a for n, a in nano_arms.ARMS.items() if n not in own and not a.labelled}
+    assert {sum(steps for _, steps, _ in arm.stages) for arm in arms.values()} == {100}
+    assert len(arms) == 7
+    assert nano_arms.DEFAULT in nano_arms.ARMS
+
+
+def test_the_shipped_configuration_is_the_default_arm(tmp_path):
+    shipped = TrainConfig.load("examples/icrl_m2_nano.yaml")
+    ours = nano_arms.config_of(nano_arms.DEFAULT, {"world": 5, "questions": 512}, 0, tmp_path)
+    assert shipped.stages[:-1] == ours.stages[:-1]
+    assert shipped.stages[-1].lr == ours.stages[-1].lr
+    assert shipped.train.steps == ours.train.steps
