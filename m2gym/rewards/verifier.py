@@ -38,6 +38,10 @@ from m2gym.workspaces.slots import for_grading
 A = TypeVar("A")
 B = TypeVar("B")
 
+SMALL = 1 << 15
+"""Bytes of a whole work folder that are looked at faster than they are handed to a thread; the
+project's choice."""
+
 MARGIN = 60.0
 """Seconds beyond ``limits.grade_seconds`` after which grading itself is given up."""
 
@@ -149,7 +153,10 @@ async def _export(
         await agent_box.kill()
     inside, outside = elsewhere.parted(prepared.task.artifacts)
     packed = await agent_box.export(inside)
-    exported, hidden = await asyncio.to_thread(_examine, prepared, packed, evidence, keep)
+    if len(packed) <= SMALL and prepared.hidden is None and _whole(prepared):
+        exported, hidden = _examine(prepared, packed, evidence, keep)
+    else:
+        exported, hidden = await asyncio.to_thread(_examine, prepared, packed, evidence, keep)
     exported.elsewhere = await elsewhere.take(agent_box, outside)
     if exported.elsewhere is not None and exported.elsewhere.files:
         evidence["artifacts"]["elsewhere"] = len(exported.elsewhere.files)
