@@ -271,7 +271,7 @@ async def swe_rex(rounds: int = 20) -> list[Row]:
         _row(what, theirs[key] / ours[key], "x", None,
              f"{theirs[key] * 1e3:.2f} ms and {ours[key] * 1e3:.2f} ms")
         for key, what in names.items()
-    ]  # fmt: skip
+    ] + [_row(f"SWE-ReX commands given up, of {rounds}", theirs["failed"], "", None)]  # fmt: skip
 
 
 BENCHES: dict[str, Callable[[], Coroutine[Any, Any, list[Row]]]] = {

@@ -1,9 +1,10 @@
 """Run by a Python that has SWE-ReX: seconds of its local runtime's session and commands.
 
-    bench_swerex.py ROUNDS  →  {"start": …, "command": …, "execute": …}
+    bench_swerex.py ROUNDS  →  {"start": …, "command": …, "execute": …, "failed": …}
 
 Medians. ``command`` is one in a bash session, its exit code asked for, as by default; ``execute``
-one without a session. No part of m2gym is imported here.
+one without a session. Commands in the session that SWE-ReX gave up on (it waits a second for a
+prompt) are counted and not timed. No part of m2gym is imported here.
 """
 
 from __future__ import annotations
@@ -34,13 +35,21 @@ async def measure(rounds: int) -> dict[str, float]:
     start = await timed(lambda: runtime.create_session(asked))
     action = abstract.BashAction(command="true")
     plain = abstract.Command(command=["bash", "-c", "true"])
-    commands = [await timed(lambda: runtime.run_in_session(action)) for _ in range(rounds)]
+    given_up: Any = importlib.import_module("swerex.exceptions").CommandTimeoutError
+    commands: list[float] = []
+    failed = 0
+    while len(commands) + failed < rounds:
+        try:
+            commands.append(await timed(lambda: runtime.run_in_session(action)))
+        except given_up:
+            failed += 1
     executed = [await timed(lambda: runtime.execute(plain)) for _ in range(rounds)]
     await runtime.close()
     return {
         "start": start,
-        "command": statistics.median(commands),
+        "command": statistics.median(commands) if commands else float("nan"),
         "execute": statistics.median(executed),
+        "failed": failed,
     }
 
 
