@@ -115,7 +115,7 @@ def _pairs_tried(shipped: Iterable[Recipe]) -> str:
     refused = Counter(kind for kind in found.values() if isinstance(kind, str))
     whole = funnel.total(accounts)
     used = sum(account.shipped > 0 for account in accounts)
-    rows: list[tuple[str, int]] = [("**pairs tried**", len(found)), *refused.most_common()]
+    rows: list[tuple[str, int]] = [("**pairs**", len(found)), *refused.most_common()]
     rows += [("no part is shipped", len(accounts) - used), ("**pairs with shipped tasks**", used)]
     rows += [("**parts tried**", whole.tried), *whole.dropped.items()]
     rows += [("**tasks shipped**", whole.shipped), ("parts not accounted for", whole.missing)]

@@ -119,7 +119,8 @@ def cause(reason: str) -> str:
     plain = re.sub(r"is judged \[.*?\]", "is not judged 1", reason)
     plain = re.sub(r"\b\d+ of its tests\b", "some of its tests", plain)
     plain = re.sub(r"\b\d+ tests belong together", "its tests belong together", plain)
-    return plain.partition(": ")[0].strip().replace("|", "/")[:100]
+    plain = re.sub(r"^(it cannot be judged): .*", r"\1", plain)
+    return plain.strip().replace("|", "/")[:100]
 
 
 def to_text(account: Account) -> str:
