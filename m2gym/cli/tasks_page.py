@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from m2gym.report.stats import estimate
 from m2gym.tasksets import funnel
 from m2gym.tasksets.produce import DATA, read_funnel
-from m2gym.tasksets.quality import Verified
-from m2gym.tasksets.recipe import Recipe
+from m2gym.tasksets.quality import Verified, digest_of
+from m2gym.tasksets.recipe import Recipe, green_tests
 from m2gym.tasksets.swe_repo import recipes
 from m2gym.tasksets.verified import read_state
 
@@ -30,7 +30,11 @@ def set_tables(text: str) -> str:
 def tables() -> dict[str, str]:
     """Name → Markdown."""
     shipped = recipes()
-    state = {name: v for name, v in read_state(DATA).items() if name in shipped}
+    state = {
+        name: row
+        for name, row in read_state(DATA).items()
+        if (r := shipped.get(name)) and row.recipe == digest_of(r, green_tests(r.green))
+    }
     return {
         "set": _set(shipped.values()),
         "packages": _packages(shipped.values()),
@@ -172,10 +176,18 @@ def _verified(shipped: dict[str, Recipe], state: dict[str, Verified]) -> str:
     files = Counter(min(r.changed, 4) for r in shipped.values())
     fit = sum(v.problem is None for v in state.values())
     middle = seconds[len(seconds) // 2] if seconds else 0
+    further = [v for v in state.values() if v.further]
+    tried, slipped = sum(len(v.further) for v in further), sum(len(v.slipped) for v in further)
+    wrong = Counter(len(v.wrong) for v in state.values())
+    good = Counter(len(v.good) for v in state.values())
     rows = [
         ("tasks shipped", len(shipped)),
         ("verified as they are shipped", len(state)),
         ("fit", fit),
+        ("wrong patches of a task, the first", _spread(wrong)),
+        ("good patches of a task", _spread(good)),
+        ("tasks tried with further wrong patches", len(further)),
+        ("of these patches, judged wrongly", f"{slipped} of {tried}"),
         ("seconds to grade the reference change, median", f"{middle:.2f}"),
         ("the same, slowest", f"{max(seconds, default=0):.1f}"),
         ("seconds of all verifications, one after the other", f"{spent:.0f}"),
@@ -190,5 +202,5 @@ def _spread(count: Counter[int | None] | Counter[int]) -> str:
     keys = sorted(k for k in count if k is not None)
     parts = [f"{key}: {count[key]}" for key in keys]
     if count.get(None):  # type: ignore[call-overload]
-        parts.append(f"unknown: {count[None]}")  # type: ignore[index]
+        parts.append(f"the fault is in no function: {count[None]}")  # type: ignore[index]
     return ", ".join(parts)

@@ -16,7 +16,8 @@ from m2gym.tasksets.sdist import files_of
 from m2gym.tasksets.split import Part, Splitter
 
 MAX_UNITS = 40
-"""A reference of more hunks is left as it is; the project's choice."""
+"""Where more files, or more hunks of the files left, would have to be tried, none is; the project's
+choice."""
 
 Unit = tuple[str, int | None]
 """A hunk of a file, or (`None`) a file that comes or goes as a whole."""
@@ -37,19 +38,39 @@ async def narrowed(
         InfraError: a box failed.
     """
     units = _units(splitter, part.references[0])
-    if not 1 < len(units) <= MAX_UNITS:
-        return part
-    left, again = list(units), True
-    while again:
-        again = False
-        for unit in list(left):
-            fewer = [other for other in left if other != unit]
-            files = splitter.with_only(_specs(splitter, fewer)) if fewer else {}
-            if fewer and await splitter.screen.passes(files, part.fail_to_pass, kept, budget):
-                left, again = fewer, True
+    left = units
+    files = [
+        [unit for unit in units if unit[0] == path]
+        for path in dict.fromkeys(path for path, _ in units)
+    ]
+    for groups in (files, [[unit] for unit in units]):
+        if sum(any(unit in left for unit in group) for group in groups) <= MAX_UNITS:
+            left = await _without(splitter, part, kept, budget, left, groups)
     if len(left) == len(units):
         return part
     return replace(part, references=(_specs(splitter, left), *part.references))
+
+
+async def _without(
+    splitter: Splitter,
+    part: Part,
+    kept: Sequence[str],
+    budget: float,
+    left: list[Unit],
+    groups: Sequence[Sequence[Unit]],
+) -> list[Unit]:
+    """What is left when each group that no test misses is gone, until none can go."""
+    again = True
+    while again:
+        again = False
+        for group in groups:
+            fewer = [unit for unit in left if unit not in group]
+            if not fewer or len(fewer) == len(left):
+                continue
+            files = splitter.with_only(_specs(splitter, fewer))
+            if await splitter.screen.passes(files, part.fail_to_pass, kept, budget):
+                left, again = fewer, True
+    return left
 
 
 def _units(splitter: Splitter, pieces: Collection[ChangeSpec]) -> list[Unit]:

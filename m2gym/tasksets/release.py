@@ -19,6 +19,7 @@ from m2gym.tasksets.repository import Repository, build_repository, prepare_to_m
 from m2gym.tasksets.resolve import needs_of, resolve
 from m2gym.tasksets.screen import Screen
 from m2gym.tasksets.sdist import PackageRejectedError, files_of
+from m2gym.tasksets.unsteady import unsteady
 
 MEASURE_SECONDS = 120.0
 """Bound of one run of a release's tests; the project's choice."""
@@ -141,10 +142,11 @@ async def baseline(
         runs = [first, *await asyncio.gather(*again)]
     except VerifierError as error:
         raise PackageRejectedError(f"{release.name}: its tests do not always end") from error
-    names = [name for name, outcome in first.tests.items() if outcome == "passed"]
+    shaky = unsteady(release.file.project, first.tests)
+    names = [n for n, outcome in first.tests.items() if outcome == "passed" and n not in shaky]
     green = [n for n in names if all(run.tests.get(n) == "passed" for run in runs)]
     seen = {name for run in runs for name in run.tests}
-    flaky = sorted(n for n in seen if len({run.tests.get(n) for run in runs}) > 1)
+    flaky = sorted(shaky | {n for n in seen if len({run.tests.get(n) for run in runs}) > 1})
     if not green:
         raise PackageRejectedError(f"{release.name}: no test passes in each of {RUNS} runs")
     ran = await _trace(release, make_box, used, green)

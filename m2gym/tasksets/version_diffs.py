@@ -31,6 +31,7 @@ from m2gym.tasksets.sdist import PackageRejectedError, files_of
 from m2gym.tasksets.split import Part, Splitter
 from m2gym.tasksets.splits import split_of
 from m2gym.tasksets.statement import Finding, check_statement, repository_tests
+from m2gym.tasksets.unsteady import unsteady
 from m2gym.workspaces import make_workspace
 
 MAX_FAIL_TO_PASS = 40
@@ -173,7 +174,8 @@ async def _measured(
             raise PackageRejectedError(
                 f"{pair.name}: its tests give no outcome in time: {error}"
             ) from error
-    measured = _without(measured, moving(measured.green))
+    shaky = moving(measured.green) | unsteady(pair.new.project, measured.green)
+    measured = _without(measured, shaky)
     check(measured)
     return measured, tuple(used)
 

@@ -15,10 +15,12 @@ from m2gym.tasksets import site
 from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.measure import verdicts
 from m2gym.tasksets.patches import Change
+from m2gym.tasksets.quality import digest_of
 from m2gym.tasksets.recipe import green_tests, load, pinned
 from m2gym.tasksets.sdist import files_of, is_changelog
 from m2gym.tasksets.splits import split_of
 from m2gym.tasksets.swe_repo import SweRepo, build, recipes
+from m2gym.tasksets.unsteady import unsteady
 from m2gym.tasksets.verified import read_state
 from m2gym.tasksets.verify_tasks import DATA
 from tests.tasksets.conftest import QUICK
@@ -75,6 +77,8 @@ def test_a_recipe_agrees_with_itself(task_id: str) -> None:
     assert not {*recipe.fail_to_pass} & {*recipe.not_kept}
     assert (recipe.fixed is None) == (recipe.kind == "injected-bug")
     assert not (recipe.part and recipe.mutations)
+    judged = set(green) - {*recipe.not_kept}
+    assert not unsteady(recipe.package, judged), "a test that races judges nothing"
     files = [pinned()[want] if isinstance(want, str) else want for want in recipe.requires]
     assert recipe.package not in {file.project for file in files}
     if recipe.mutations:
@@ -87,7 +91,7 @@ def test_a_task_states_what_users_filter_by() -> None:
     assert task.metadata["kind"] == "version-diff"
     assert task.metadata["split"] == "test"
     assert task.metadata["difficulty"] | {"distance": None} == {
-        "files": 3,
+        "files": 1,
         "fail_to_pass": 2,
         "distance": None,
     }
@@ -110,6 +114,19 @@ def test_what_verification_measured_is_told_zeros_included() -> None:
         n: d for n, d in measured.items() if d is not None
     }
     assert 0 in measured.values()
+
+
+def test_every_task_is_verified_as_it_is_shipped_and_fit() -> None:
+    state = read_state(DATA)
+    lost = [n for n in IDS if n not in state]
+    assert not lost, "run `m2gym tasks verify`"
+    stale = [
+        name
+        for name, recipe in recipes().items()
+        if state[name].recipe != digest_of(recipe, green_tests(recipe.green))
+    ]
+    assert not stale, "run `m2gym tasks verify`"
+    assert {name: p for name in IDS if (p := state[name].problem)} == {}
 
 
 def test_ids_of_both_splits_are_all_ids() -> None:
