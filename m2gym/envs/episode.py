@@ -394,7 +394,8 @@ async def open_episode(
     begun = time.monotonic()
     check_rewards(task)
     prepared = await asyncio.to_thread(taskset.prepare, task)
-    limit = task.limits.seconds
+    first = prepared.stages[0].prepared.task if prepared.stages else task
+    limit = first.limits.seconds
     deadline = None if limit is None else time.time() + limit
     variables = dict(prepared.workspace.env)
     if deadline is not None and not prepared.stages:

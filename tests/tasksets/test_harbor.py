@@ -129,11 +129,12 @@ def test_a_step_out_of_time_is_judged_and_the_next_begins(tmp_path: Path, local:
         async def run(self, episode) -> None:  # type: ignore[no-untyped-def]
             if "Write one" in episode.task.instruction:
                 await episode.act("echo one > a.txt")
-                await asyncio.sleep(120)
+                await asyncio.sleep(3600)
             await episode.act("cat a.txt given.txt > b.txt")
 
     steps = STEPS.replace("min_reward = 0.5", "min_reward = 0.5\nagent = {timeout_sec = 2.0}")
-    done = episode(write_steps(tmp_path / "t", steps=steps), Slow(), local)
+    toml = TOML.replace("timeout_sec = 120.0", "timeout_sec = 3600.0")
+    done = episode(write_steps(tmp_path / "t", toml, steps), Slow(), local)
     assert done.verdict.reward == 1.0, done
     assert [done.verdict.scores[name].evidence["stop"] for name in ("first", "second")] == [
         "deadline", "exited",
