@@ -70,6 +70,7 @@ VERL_ENV := .venv-verl
 .PHONY: test-verl
 test-verl: $(VERL_ENV)/.made
 	$(VERL_ENV)/bin/python -m pytest -m verl tests/backends/verl
+	$(VERL_ENV)/bin/python -m pytest tests/rollout/test_ray.py
 
 $(VERL_ENV)/.made: pyproject.toml scripts/setup-verl
 	VERL_ENV=$(VERL_ENV) scripts/setup-verl
@@ -78,8 +79,9 @@ $(VERL_ENV)/.made: pyproject.toml scripts/setup-verl
 INSPECT := .venv-inspect
 
 .PHONY: test-inspect
-test-inspect: $(INSPECT)/.made
+test-inspect: $(INSPECT)/.made $(VENV)/.dev
 	$(INSPECT)/bin/python -m pytest -m peers tests/workspaces/test_inspect.py
+	M2GYM_PEERS_PYTHON=$(INSPECT)/bin/python $(BIN)/python -m pytest -m peers tests/rollout/test_inspect_log.py
 
 $(INSPECT)/.made: pyproject.toml
 	$(PYTHON) -m venv $(INSPECT)

@@ -19,6 +19,8 @@ UNSOUND_LAYERS = {
     "chunked_attention": "chunked attention cuts prefixes by distance in the row",
     "linear_attention": "linear attention carries a state along the row, across branches",
     "mamba": "a state-space layer carries a state along the row, across branches",
+    "hybrid": "attention beside a state-space layer, which carries a state along the row",
+    "indexed_attention": "keys are chosen by an index over the row, across branches",
     "conv": "a convolution reads neighbours in the row, across branches",
     "recurrent": "a recurrent layer carries a state along the row, across branches",
 }
@@ -28,6 +30,11 @@ UNSOUND_MODELS = {
     "mamba": "state-space",
     "mamba2": "state-space",
     "falcon_mamba": "state-space",
+    "falcon_h1": "attention beside state-space layers",
+    "granitemoehybrid": "state-space",
+    "nemotron_h": "state-space",
+    "gpt_neo": "local attention in every other layer",
+    "xlstm": "recurrent",
     "rwkv": "recurrent",
     "recurrent_gemma": "recurrent",
     "jamba": "state-space",
@@ -54,6 +61,9 @@ def refuse_unsound(config: Any) -> None:
     losses that count tokens (``output_router_logits`` with a non-zero ``router_aux_loss_coef``),
     router jitter, and attention dropout (one draw would serve all the samples of a shared node).
     """
+    inner = getattr(config, "text_config", None)
+    if inner is not None and inner is not config:
+        refuse_unsound(inner)
     kind = getattr(config, "model_type", "")
     if kind in UNSOUND_MODELS:
         raise MergeUnsoundError(f"{kind}: {UNSOUND_MODELS[kind]}; train it without merging")
@@ -99,8 +109,8 @@ def check_merging(
             attached to the graph.
         samples: a few that share a prefix.
         parameters: whose gradients are compared; their ``grad`` is not touched.
-        tolerance: largest relative difference (of the norm): about 1e-9 in float64, 1e-4 in
-            float32, 2e-2 in bfloat16, which is this project's choice.
+        tolerance: largest relative difference (of the norm): about 1e-9 in float64, 1e-4 to 1e-3
+            in float32; in bfloat16 a router's near ties alone make 0.2 (docs/forge.md).
 
     Returns:
         ``{"logprobs": …, "gradients": …}``, the relative differences found.

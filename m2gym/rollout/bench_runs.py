@@ -160,7 +160,7 @@ def _evaluate(out: Path, *, called: Callable[[], None] = lambda: None, **options
 
 
 def folder_figures() -> list[Figure]:
-    """Scanning a big folder for a resume, and loading a run in the viewer's data."""
+    """Scanning a big folder for a resume."""
     from m2gym.rollout.records import encode
     from m2gym.rollout.run_folder import RECORDS as FILE
     from m2gym.rollout.run_folder import RunWriter

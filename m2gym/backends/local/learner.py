@@ -34,6 +34,7 @@ from m2gym.forge.objectives import (
 )
 from m2gym.forge.pack import Budget, Packing, pack
 from m2gym.forge.records import PoolTrajectory
+from m2gym.forge.soundness import check_merging
 from m2gym.forge.targets import Scores, Targets, targets_of
 from m2gym.forge.tree import Sample, Tree, build_tree
 
@@ -70,6 +71,10 @@ def objective_of(config: AlgorithmConfig) -> Objective:
     if wrong:
         raise InputError(f"{config.id} has no {wrong[0]}; leave it out, or choose grpo or dapo")
     return kind(**{**own, **terms})
+
+
+MATRICES_CHECKED = 8
+"""How many weight matrices' gradients the check before the first update compares, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +242,25 @@ class Learner:
         tree = build_tree(samples, vocabulary=self.model.vocabulary)
         targets = targets_of(tree)
         return targets, self._score(self.model, tree, targets, temperature)
+
+    def check_merging(self) -> dict[str, float]:
+        """Before the first update: two samples with one prefix, merged and each alone, by the very
+        pass that trains; the relative differences of logprobs and gradients.
+
+        Raises:
+            MergeMismatchError: they differ by more than rounding: 1e-3, in 16 bits 0.5, where a
+                router's near ties fall either way (the project's choice).
+        """
+        ids = [n % self.model.vocabulary for n in (1, 2, 3, 5, 8, 13, 21)]
+        samples = [Sample.of(ids[:4], [ids[n], ids[n - 1], ids[4]]) for n in (5, 6)]
+        matrices = [p for p in self.model.base.parameters() if p.requires_grad and p.ndim > 1]
+        half = self.model.dtype in (torch.bfloat16, torch.float16)
+        return check_merging(
+            lambda some: self.scores(some, 1.0)[1].logprobs_M,
+            samples,
+            matrices[:: max(1, len(matrices) // MATRICES_CHECKED)],
+            tolerance=0.5 if half else 1e-3,
+        )
 
     @torch.no_grad()
     def nll(self, samples: Sequence[Sample]) -> float:

@@ -130,11 +130,13 @@ class LocalTrainer:
 
         Raises:
             InputError: the folder holds another run, or another configuration's.
+            MergeMismatchError: merged and unmerged training of this model differ.
             InfraError: no episode could be graded, a damaged checkpoint, no memory.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with _held(self.out / "lock"):
             self._begin()
+            self.learner.check_merging()
             size, most = self.settings.group_size, self.engine.context
             path = self.out / "pool.db"
             with DataPool(

@@ -25,6 +25,7 @@ from m2gym.backends.local.trainer import LocalTrainer  # noqa: E402
 from m2gym.backends.train_config import AlgorithmConfig, TrainConfig, TrainSettings  # noqa: E402
 from m2gym.core.errors import InfraError, InputError  # noqa: E402
 from m2gym.forge.records import PoolCompletion, PoolTrajectory  # noqa: E402
+from m2gym.forge.soundness import MergeMismatchError  # noqa: E402
 from tests.backends.local.models import VOCABULARY, tiny  # noqa: E402
 
 WANTED = 7
@@ -285,3 +286,25 @@ def test_rates_and_objectives():
     assert objective_of(AlgorithmConfig(id="dapo", kl=0.1)).epsilon_high == 0.28
     with pytest.raises(InputError, match="cispo has no kl"):
         objective_of(AlgorithmConfig(kl=0.1))
+
+
+async def test_a_model_that_reads_across_branches_is_refused_before_the_first_update(tmp_path):
+    model = tiny(initializer_range=0.1)
+    model.get_input_embeddings().register_forward_hook(
+        lambda module, given, out: out + 0.5 * out.roll(1, -2)  # a neighbour in the row
+    )
+    with pytest.raises(MergeMismatchError, match="without merging"):
+        await train(config(tmp_path), model=model)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe", "minimax_m2"])
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_merging_is_exact_by_the_pass_that_trains(kind, kept):
+    hooked = HookedModel(tiny(kind, initializer_range=0.1).to(kept))
+    learner = Learner(hooked, AlgorithmConfig(), MasterAdamW(hooked.model, TrainSettings()))
+    found = learner.check_merging()
+    assert set(found) == {"logprobs", "gradients"}
+    assert all(p.grad is None for p in hooked.base.parameters())
+    if kept == torch.float32:
+        assert max(found.values()) < 1e-4
