@@ -229,7 +229,7 @@ def test_a_model_without_a_chat_format(tmp_path, environment, folder):
     path.write_text(YAML.format(model=folder))
     error = CliRunner().invoke(app, ["train", str(path), "--out", str(tmp_path / "run")]).exception
     assert isinstance(error, InputError)
-    assert "chat format" in str(error)
+    assert "backend.format" in str(error)
 
 
 def test_the_small_example_is_a_configuration():

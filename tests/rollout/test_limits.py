@@ -127,11 +127,13 @@ def test_a_box_that_does_not_open_in_time_is_infrastructure():
 def test_boxes_and_graders_at_once(monkeypatch):
     monkeypatch.setenv("TINY_GRADING", "0.3")
     under_way, most = set(), []
+    pairs = asyncio.Barrier(2)  # two end together, however slow their boxes: one waits to be graded
 
     async def agent(episode):
         under_way.add(episode.id)
         most.append(len(under_way))
         await right(episode)
+        await pairs.wait()
         under_way.discard(episode.id)
 
     begun = time.monotonic()
