@@ -69,7 +69,7 @@ VERL_ENV := .venv-verl
 
 .PHONY: test-verl
 test-verl: $(VERL_ENV)/.made
-	$(VERL_ENV)/bin/python -m pytest -m verl tests/backends/verl
+	$(VERL_ENV)/bin/python -m pytest -m verl $(AGAIN) tests/backends/verl
 	$(VERL_ENV)/bin/python -m pytest tests/rollout/test_ray.py
 
 $(VERL_ENV)/.made: pyproject.toml scripts/setup-verl
