@@ -20,15 +20,7 @@ from m2gym.tasksets.folder import FolderTaskset
 from m2gym.workspaces.docker_engine import engine
 from tests.conftest import bwrap_works, require
 from tests.tasksets.harbor_folders import BASE, COPYING, STEPS, TOML, check, write, write_steps
-from tests.workspaces.engine import need_engine
-
-
-def able(kind: str) -> str:
-    if kind == "docker":
-        need_engine()
-    else:
-        require("bwrap", bwrap_works(), "bubblewrap does not work here")
-    return kind
+from tests.workspaces.engine import able, need_engine
 
 
 @pytest.fixture(params=["local", "docker"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from m2gym.core.errors import InputError, M2GymError
-from tests.conftest import require
+from tests.conftest import bwrap_works, require
 
 
 @functools.cache
@@ -28,3 +28,12 @@ def need_engine() -> None:
     """Skip without an engine; fail where ``M2GYM_REQUIRE`` names docker."""
     trouble = engine_trouble()
     require("docker", not trouble, trouble)
+
+
+def able(kind: str) -> str:
+    """``kind``, where boxes of it run; else the test is skipped."""
+    if kind == "docker":
+        need_engine()
+    else:
+        require("bwrap", bwrap_works(), "bubblewrap does not work here")
+    return kind

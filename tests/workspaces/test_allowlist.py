@@ -16,8 +16,7 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.workspaces import make_workspace
 from m2gym.workspaces.allowlist import Allowlist, ForwardProxy
-from tests.conftest import bwrap_works, require
-from tests.workspaces.engine import need_engine
+from tests.workspaces.engine import able
 
 NAMED, OTHER = "127.0.0.2", "127.0.0.3"
 """Addresses of this machine that no list of proxy exceptions has."""
@@ -50,14 +49,6 @@ def port() -> Iterator[int]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()
-
-
-def able(kind: str) -> str:
-    if kind == "docker":
-        need_engine()
-    else:
-        require("bwrap", bwrap_works(), "bubblewrap does not work here")
-    return kind
 
 
 @pytest.fixture(params=["local", "docker"])
