@@ -26,6 +26,9 @@ from m2gym.envs.catalog import env_entry
 LOOK = 0.5
 """Seconds between two looks for new rows; the project's choice."""
 
+DEATH = 3.0
+"""Seconds until Ray no longer lists a process that died; the project's choice."""
+
 GRACE = 20.0
 """Seconds that a run may take to end once one of its processes is gone; the project's choice."""
 
@@ -73,7 +76,9 @@ class VerlBackend:
                         raise InfraError(f"training under verl was ended: {wrong}; {_go_on(out)}")
                 ray.get(done)
             except ray.exceptions.RayError as error:
-                raise InfraError(f"training under verl failed: {_cause(error)}") from error
+                # That a process died may reach the run before it reaches the watch.
+                cause = watch.dead(DEATH) or _cause(error)
+                raise InfraError(f"training under verl failed: {cause}; {_go_on(out)}") from error
             finally:
                 _new_rows(out, rows, told)
         if not (out / "model").is_dir():

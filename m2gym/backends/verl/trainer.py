@@ -88,6 +88,7 @@ class ForgeTrainer(PPOTrainer):
     def on_init_end(self) -> None:
         self._begin_stage()
         self.checkpoint_manager.update_weights(self.global_steps)
+        self._save_model_at_end()
 
     def on_sample_end(self) -> None:
         self.checkpoint_manager.sleep_replicas()
@@ -96,6 +97,10 @@ class ForgeTrainer(PPOTrainer):
         self.replay_buffer.release()
         with marked_timer("update_weights", self.timing_raw, color="red"):
             self.checkpoint_manager.update_weights(self.global_steps)
+        self._save_model_at_end()
+
+    def _save_model_at_end(self) -> None:
+        """Also of a run that is resumed after its last step."""
         if self.global_steps >= self.total_training_steps:
             server = self.llm_server_manager.server_handles[0]
             ray.get(server.save.remote(str(self.out / "model")))

@@ -38,17 +38,28 @@ class Watch:
         if now - self.last < PERIOD:
             return None
         self.last = now
-        listed = self.ray.util.list_named_actors(all_namespaces=True)
-        alive = {(one["namespace"], one["name"]) for one in listed}
+        alive = self._alive()
         lost, self.known = self.known - alive, alive
         if lost:
-            names = ", ".join(sorted(name for _, name in lost))
-            return f"{names} died: killed from outside, or out of memory"
+            return _died(lost)
         silent = [who for who in alive if who[1].startswith(PLAYERS) and self._silent(who, now)]
         if silent:
             names = ", ".join(sorted(name for _, name in silent))
             return f"{names} answered nothing for {self.hang:g} s: it hangs"
         return None
+
+    def dead(self, seconds: float) -> str | None:
+        """Which processes died since the last look; waits up to ``seconds`` for one to be missed."""
+        end = time.monotonic() + seconds
+        while not (lost := self.known - self._alive()):
+            if time.monotonic() > end:
+                return None
+            time.sleep(PERIOD / 10)
+        return _died(lost)
+
+    def _alive(self) -> set[tuple[str, str]]:
+        listed = self.ray.util.list_named_actors(all_namespaces=True)
+        return {(one["namespace"], one["name"]) for one in listed}
 
     def _silent(self, who: tuple[str, str], now: float) -> bool:
         namespace, name = who
@@ -61,3 +72,8 @@ class Watch:
             self.asked[who] = now, actor.__ray_ready__.remote()
             return False
         return now - begun > self.hang
+
+
+def _died(lost: set[tuple[str, str]]) -> str:
+    names = ", ".join(sorted(name for _, name in lost))
+    return f"{names} died: killed from outside, or out of memory"

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from m2gym.backends.verl.checkpoint import FOLDER, LATEST
 from m2gym.core.errors import InfraError
 from tests.backends.verl.needs import config, verl_here
 from tests.backends.verl.processes import gone, ray_processes
 
-KILLED_AT, STEPS = 3, 4
+SAVED, KILLED_AT, STEPS = 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         {"agent": {"shots": 2}, "temperature": 1.3, "lr": 2e-4, **own},
     ]
     cfg = config(tmp_path_factory.mktemp("killed") / "run", stages=stages)
-    cfg = cfg.replace(train={"steps": 1000, "save_every": 2})
+    cfg = cfg.replace(train={"steps": 1000, "save_every": SAVED, "keep": 1000})
     rows: list[dict[str, Any]] = []
 
     def told(row: dict[str, Any]) -> None:
@@ -55,6 +56,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
     with pytest.raises(InfraError) as error:
         m2gym.train(cfg, told=told)
+    (Path(cfg.out) / FOLDER / LATEST).write_text(str(SAVED))  # it may have gone on until it died
     return Ran(cfg, rows, error.value, gone(before))
 
 

@@ -75,3 +75,16 @@ def test_its_folder_is_that_of_one_run(resumed: Any) -> None:
     load_causal(str(resumed.end.model))
     assert (resumed.out / "verl.yaml").is_file()
     assert resumed.gone, "no Ray process is left"
+
+
+def test_a_run_resumed_after_its_last_step_has_its_weights(resumed: Any) -> None:
+    """It may have been killed between its last checkpoint and its weights."""
+    import shutil
+
+    import m2gym
+    from m2gym.backends.local.hooked import load_causal
+
+    shutil.rmtree(resumed.end.model)
+    again = m2gym.train(resumed.config, resume=True)
+    assert [row["step"] for row in again.rows] == list(range(1, STEPS + 1))
+    load_causal(str(again.model))
