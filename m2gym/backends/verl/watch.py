@@ -49,7 +49,7 @@ class Watch:
         return None
 
     def dead(self, seconds: float) -> str | None:
-        """Which processes died since the last look; waits up to ``seconds`` for one to be missed."""
+        """Which processes died since the last look; waits ``seconds`` for one."""
         end = time.monotonic() + seconds
         while not (lost := self.known - self._alive()):
             if time.monotonic() > end:
