@@ -3,7 +3,7 @@
 Packets on a ``SOCK_SEQPACKET`` pair. A request is six native 32-bit integers (operation, id, a, b,
 number of arguments, number of variables), then NUL-terminated strings: the working folder, the
 arguments, the environment; file descriptors ride along. A reply is four integers (operation, id,
-a, b). The codes are those at the head of ``supervisor.c``.
+a, b). The codes are those of ``native/supervisor.h``.
 """
 
 from __future__ import annotations

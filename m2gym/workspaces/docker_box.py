@@ -15,24 +15,23 @@ import os
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
+from m2gym.core.errors import CapabilityError, InfraError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
-from m2gym.core.workspace import User, Workspace
-from m2gym.workspaces import docker_enter, slots
+from m2gym.core.workspace import User
+from m2gym.workspaces import docker_enter
 from m2gym.workspaces.bubblewrap import HOMES
 from m2gym.workspaces.channel import Channel
-from m2gym.workspaces.docker_engine import Engine, ask, engine
+from m2gym.workspaces.docker_engine import ask, engine
 from m2gym.workspaces.docker_images import environment_of, image_of
 from m2gym.workspaces.files import Owner, Tree
 from m2gym.workspaces.helper import INSIDE, compiled
-from m2gym.workspaces.limits import OVERHEAD_TASKS, Group, group_of, rlimits
-from m2gym.workspaces.quota import watch
-from m2gym.workspaces.state import State, full_disk, remove_tree
+from m2gym.workspaces.limits import OVERHEAD_TASKS, group_of, rlimits
+from m2gym.workspaces.snapshot import Snapshot
+from m2gym.workspaces.state import full_disk
 from m2gym.workspaces.supervised import PATH, SupervisedWorkspace
 
 START_SECONDS = 120.0
@@ -73,52 +72,20 @@ def capabilities() -> frozenset[str]:
     return frozenset(found)
 
 
-class DockerSnapshot:
-    """Frozen files of a docker box: an image, removed when the last box made from it ended."""
-
-    def __init__(self, host: Engine, image: str, holders: int = 1) -> None:
-        self._engine, self.image, self._holders = host, image, holders
-        self._guard = threading.Lock()
-        self.discarded = False
-
-    def hold(self) -> DockerSnapshot:
-        with self._guard:
-            self._holders += 1
-        return self
-
-    def release(self) -> None:
-        with self._guard:
-            self._holders -= 1
-            last = self._holders == 0
-        if last:
-            self._engine.remove_image(self.image)
-
-    async def discard(self) -> None:
-        """Free the files; boxes made from it keep theirs."""
-        if not self.discarded:
-            self.discarded = True
-            await asyncio.to_thread(self.release)
-
-
 class DockerWorkspace(SupervisedWorkspace):
     """A container: its own image, files, processes, users and no network."""
 
     kind = "docker"
+    counted = True
 
-    def __init__(self, spec: WorkspaceSpec, *, snapshot: DockerSnapshot | None = None) -> None:
-        super().__init__(spec, capabilities())
+    def __init__(self, spec: WorkspaceSpec, *, snapshot: Snapshot | None = None) -> None:
+        super().__init__(spec, capabilities(), snapshot=snapshot)
         self._engine = engine()
-        self._snapshot = snapshot
-        self._state = State.get()
         self._variables: dict[str, str] = {}
-        self._group: Group | None = None
-        self._slot: slots.Slot | None = None
-        self._first_id = self._oom = 0
+        self._first_id = 0
         self._upper: Path | None = None
         self._alive = self._pid = -1
         self._entered: subprocess.Popen[bytes] | None = None
-        self.name = self._state.name("d")
-        self.folder = self._state.path / "boxes" / self.name
         self.container = ""
 
     def owner(self, user: User | None) -> Owner:
@@ -130,49 +97,28 @@ class DockerWorkspace(SupervisedWorkspace):
         own = {k: v for k, v in self._variables.items() if k not in ("HOME", "USER", "LOGNAME")}
         return super().environment(user, {"PATH": PATH, **own, **self.spec.env, **(extra or {})})
 
-    def oom_since(self) -> bool:
-        if self._group is None:
-            return False
-        before = self._oom
-        with contextlib.suppress(OSError):
-            self._oom = self._group.oom_kills()
-        return self._oom > before
-
-    def scratch(self) -> Path:
-        return self.folder
-
-    async def _start(self) -> None:
-        if self._slot is None:
-            self._slot = await slots.acquire()
-        await self._bring_up(await asyncio.to_thread(self._image))
-
     def _image(self) -> str:
-        image = self._snapshot.image if self._snapshot else image_of(self._engine, self.spec)
+        snapshot = self._snapshot
+        image: str = snapshot.content if snapshot else image_of(self._engine, self.spec)
         self._variables = environment_of(self._engine, image)
         return image
 
-    async def _bring_up(self, image: str) -> None:
-        self._state.live[self.name] = self
+    async def _start(self) -> None:
+        image = await asyncio.to_thread(self._image)
         listener = await asyncio.to_thread(self._show)
         try:
             await asyncio.to_thread(self._create, image)
             if self._alive < 0:
-                self.channel = Channel(await self._accept(listener))
+                self._speak(Channel(await self._accept(listener)))
             else:
-                self.channel = await asyncio.to_thread(self._enter)
+                self._speak(await asyncio.to_thread(self._enter))
         finally:
             listener.close()
             (self.folder / "shown" / "owner").unlink(missing_ok=True)
-        self.channel.lost = self._lost
         root, pid = await self.channel.hello()
         self.tree = Tree(root, self.spec.workdir, [*HOMES.values(), "/tmp"])
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._first_id = _first_id(pid)
         self._group = group_of(pid)
-        self._oom = self._group.oom_kills() if self._group is not None else 0
-        self._started = True
-        if self._upper is not None:
-            watch(self)
 
     def _show(self) -> socket.socket:
         """The folder that the container sees, with the supervisor and a socket to dial."""
@@ -272,56 +218,39 @@ class DockerWorkspace(SupervisedWorkspace):
                 dialled.cancel()
         raise WorkspaceLostError(f"the container did not come up within {START_SECONDS:g} s")
 
-    def _lost(self) -> WorkspaceLostError:
-        if self._stopped:
-            return WorkspaceLostError("this workspace was stopped")
-        if self.oom_since():
-            limit = self.spec.limits.memory_mb
-            return WorkspaceLostError(f"the box died: out of memory (limit {limit} MiB)")
-        return WorkspaceLostError(
+    def _why(self) -> str:
+        return self._out_of_memory() or (
             "the box died: its container ended (was it, or the engine, killed or restarted?)"
         )
+
+    def watched(self) -> bool:
+        return self._upper is not None
 
     def changed(self) -> Path:
         """The folder of the host that holds what the box wrote."""
         return self._upper or self.folder
 
-    def cpu_seconds(self) -> float:
-        """Processor time of the whole box, seconds."""
-        return 0.0 if self._group is None else self._group.cpu_seconds()
+    async def _freeze(self, holders: int = 1) -> Snapshot:
+        """Processes are paused meanwhile."""
+        image = await asyncio.to_thread(self._commit)
+        return Snapshot(self.kind, image, lambda: self._engine.remove_image(image), holders)
 
-    def _freeze(self, holders: int = 1) -> DockerSnapshot:
+    def _commit(self) -> str:
         labels = " ".join(f"{k}={v}" for k, v in self._engine.labels().items())
         made: dict[str, Any] = ask(
             "taking a snapshot", self._engine.api.commit, self.container,
             changes=[f"LABEL {labels}"],
         )  # fmt: skip
-        return DockerSnapshot(self._engine, str(made["Id"]), holders)
+        return str(made["Id"])
 
-    async def snapshot(self) -> DockerSnapshot:
-        """Freeze a copy of the box's files; processes are paused meanwhile."""
-        await self.ensure_started()
-        return await asyncio.to_thread(self._freeze)
-
-    async def restore(self, snapshot: object) -> None:
+    async def _thaw(self, snapshot: Snapshot) -> None:
         """End the container and start another from the snapshot's files."""
-        if not isinstance(snapshot, DockerSnapshot) or snapshot.discarded:
-            raise InputError("expected a snapshot of a docker workspace that was not discarded")
-        await self.ensure_started()
         self._end_processes()
         await asyncio.to_thread(self._remove_container)
-        before, self._snapshot = self._snapshot, snapshot.hold()
-        if before is not None:
-            await asyncio.to_thread(before.release)
+        snapshot.hold()
+        await asyncio.to_thread(self._drop_snapshot)
+        self._snapshot = snapshot
         await self.ensure_started()
-
-    async def fork(self, n: int) -> list[Workspace]:
-        """``n`` boxes with this one's files. Their containers come up with their first use."""
-        if n < 1:
-            raise InputError(f"expected to fork into at least one box, got {n}")
-        await self.ensure_started()
-        frozen = await asyncio.to_thread(self._freeze, n)
-        return [type(self)(self.spec, snapshot=frozen) for _ in range(n)]
 
     def _remove_container(self) -> None:
         name, self.container, self._upper = self.container, "", None
@@ -334,21 +263,10 @@ class DockerWorkspace(SupervisedWorkspace):
             self._entered.wait(timeout=START_SECONDS)
             self._entered = None
 
-    def _remove(self) -> None:
-        """Remove what is left. An engine that is down leaves the rest to the reaper."""
-        try:
-            with contextlib.suppress(InfraError):
-                self._remove_container()
-            if self._snapshot is not None:
-                snapshot, self._snapshot = self._snapshot, None
-                with contextlib.suppress(InfraError):
-                    snapshot.release()
-        finally:
-            if self._slot is not None:
-                self._slot.release()
-                self._slot = None
-            remove_tree(self.folder)
-            self._state.live.pop(self.name, None)
+    def _let_go(self) -> None:
+        """An engine that is down leaves the container to the reaper."""
+        with contextlib.suppress(InfraError):
+            self._remove_container()
 
 
 def _first_id(pid: int) -> int:

@@ -22,14 +22,14 @@ from typing import Any
 
 from m2gym.core.errors import CapabilityError, InfraError, InputError, WorkspaceLostError
 from m2gym.core.task import Mount, WorkspaceSpec
-from m2gym.core.workspace import User, Workspace
-from m2gym.workspaces import slots
+from m2gym.core.workspace import User
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.e2b_client import failures, sdk
 from m2gym.workspaces.limits import rlimits
 from m2gym.workspaces.remote import Remote, program
 from m2gym.workspaces.remote_files import STORE
-from m2gym.workspaces.state import State, full_disk, remove_tree
+from m2gym.workspaces.snapshot import Snapshot
+from m2gym.workspaces.state import full_disk
 from m2gym.workspaces.supervised import PATH, SupervisedWorkspace
 
 LEASE_SECONDS = 300
@@ -44,49 +44,23 @@ CAPABILITIES = frozenset({"sandbox", "users", "fork", "network", "image"})
 _NOT_PASSED = frozenset({"HOME", "USER", "LOGNAME", "PWD", "OLDPWD", "SHLVL", "_", "SHELL", "MAIL"})
 
 
-class E2BSnapshot:
-    """A tar of what a box's users can write, on the host."""
-
-    def __init__(self, path: Path, holders: int = 1) -> None:
-        self.path, self._holders = path, holders
-        self.discarded = False
-
-    def release(self) -> None:
-        self._holders -= 1
-        if self._holders == 0:
-            self.path.unlink(missing_ok=True)
-
-    async def discard(self) -> None:
-        """Free the files; boxes made from it keep theirs."""
-        if not self.discarded:
-            self.discarded = True
-            self.release()
-
-
 class E2BWorkspace(SupervisedWorkspace):
     """A sandbox of the E2B service; ``image`` is a template's name."""
 
     kind = "e2b"
+    counted = True
 
-    def __init__(self, spec: WorkspaceSpec, *, snapshot: E2BSnapshot | None = None) -> None:
-        super().__init__(spec, CAPABILITIES)
+    def __init__(self, spec: WorkspaceSpec, *, snapshot: Snapshot | None = None) -> None:
+        super().__init__(spec, CAPABILITIES, snapshot=snapshot)
         sdk()
         if spec.build is not None and spec.needs_image and spec.image is None:
             raise CapabilityError(
                 "e2b makes boxes from templates, not from a task's Dockerfile; build one "
                 "(e2b template build) and name it as the task's image"
             )
-        self._snapshot = snapshot
-        self._state = State.get()
-        self._slot: slots.Slot | None = None
         self._sandbox: Any = None
         self._remote: Remote | None = None
         self._numbers = itertools.count(1)
-        self.name = self._state.name("e")
-        self.folder = self._state.path / "boxes" / self.name
-
-    def scratch(self) -> Path:
-        return self.folder
 
     def environment(self, user: User | None, extra: Mapping[str, str] | None) -> list[bytes]:
         """The template's variables, then what every box has, then the task's."""
@@ -95,13 +69,9 @@ class E2BWorkspace(SupervisedWorkspace):
         return super().environment(user, {"PATH": PATH, **own, **self.spec.env, **(extra or {})})
 
     async def _start(self) -> None:
-        if self._slot is None:
-            self._slot = await slots.acquire()
-        self._state.live[self.name] = self
         with full_disk("making a box's folder"):
             self.folder.mkdir(mode=0o700, exist_ok=True)
-        self.channel = Channel()
-        self.channel.lost = self._lost
+        self._speak(Channel())
         self._remote = await asyncio.to_thread(self._bring_up)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -111,9 +81,7 @@ class E2BWorkspace(SupervisedWorkspace):
                 f"the sandbox did not come up within {START_SECONDS:g} s"
             ) from None
         os.close(root)
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         await self._fill()
-        self._started = True
 
     def _bring_up(self) -> Remote:
         e2b, spec = sdk(), self.spec
@@ -152,7 +120,7 @@ class E2BWorkspace(SupervisedWorkspace):
             target, data = await asyncio.to_thread(_packed_mount, mount)
             await self._act("mount", out_of=await self._send(data), target=target)
         if self._snapshot is not None:
-            data = await asyncio.to_thread(self._snapshot.path.read_bytes)
+            data = await asyncio.to_thread(self._snapshot.content.read_bytes)
             await self._act("thaw", out_of=await self._send(data))
         elif spec.root is not None:
             data = await asyncio.to_thread(_packed, spec.root)
@@ -216,12 +184,8 @@ class E2BWorkspace(SupervisedWorkspace):
         place = await self._send(tar)
         await self._act("unpack", out_of=place, path=path, owner=self.ids(user))
 
-    async def snapshot(self) -> E2BSnapshot:
-        """Copy what the box's users can write to the host."""
-        await self.ensure_started()
-        return await self._freeze()
-
-    async def _freeze(self, holders: int = 1) -> E2BSnapshot:
+    async def _freeze(self, holders: int = 1) -> Snapshot:
+        """A tar of what the box's users can write, on the host."""
         into = self._place()
         await self._act("freeze", into=into)
         data = await self._fetch(into)
@@ -229,51 +193,30 @@ class E2BWorkspace(SupervisedWorkspace):
         with full_disk("keeping a snapshot"):
             path.parent.mkdir(exist_ok=True)
             await asyncio.to_thread(path.write_bytes, data)
-        return E2BSnapshot(path, holders)
+        return Snapshot(self.kind, path, lambda: path.unlink(missing_ok=True), holders)
 
-    async def restore(self, snapshot: object) -> None:
-        """End the box's processes and put its files back."""
-        if not isinstance(snapshot, E2BSnapshot) or snapshot.discarded:
-            raise InputError("expected a snapshot of an e2b workspace that was not discarded")
-        await self.ensure_started()
+    async def _thaw(self, snapshot: Snapshot) -> None:
         await self.kill()
-        data = await asyncio.to_thread(snapshot.path.read_bytes)
+        data = await asyncio.to_thread(snapshot.content.read_bytes)
         await self._act("thaw", out_of=await self._send(data))
 
-    async def fork(self, n: int) -> list[Workspace]:
-        """``n`` boxes with this one's files. Their sandboxes come up with their first use."""
-        if n < 1:
-            raise InputError(f"expected to fork into at least one box, got {n}")
-        await self.ensure_started()
-        frozen = await self._freeze(n)
-        return [type(self)(self.spec, snapshot=frozen) for _ in range(n)]
+    def _why(self) -> str:
+        return self._remote.why() if self._remote else "the box is gone"
 
-    def _lost(self) -> WorkspaceLostError:
-        if self._stopped:
-            return WorkspaceLostError("this workspace was stopped")
-        return WorkspaceLostError(self._remote.why() if self._remote else "the box is gone")
+    def watched(self) -> bool:
+        return False
 
     def _end_processes(self) -> None:
         super()._end_processes()
         if self._remote is None and hasattr(self, "channel"):
             self.channel.peer.close()
 
-    def _remove(self) -> None:
+    def _let_go(self) -> None:
         """A service that is out of reach ends the sandbox with its lease."""
-        try:
-            sandbox, self._sandbox = self._sandbox, None
-            if sandbox is not None:
-                with contextlib.suppress(InfraError), failures("ending a sandbox"):
-                    sandbox.kill()
-            if self._snapshot is not None:
-                snapshot, self._snapshot = self._snapshot, None
-                snapshot.release()
-        finally:
-            if self._slot is not None:
-                self._slot.release()
-                self._slot = None
-            remove_tree(self.folder)
-            self._state.live.pop(self.name, None)
+        sandbox, self._sandbox = self._sandbox, None
+        if sandbox is not None:
+            with contextlib.suppress(InfraError), failures("ending a sandbox"):
+                sandbox.kill()
 
 
 def _text(running: Any) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The supervisor of a box as a program: compiled C where there is a compiler, else Python.
 
-The C program is compiled once into ``$XDG_CACHE_HOME/m2gym/supervisor-<hash of the source>``.
+The C program, ``native/``, is compiled once into
+``$XDG_CACHE_HOME/m2gym/supervisor-<hash of the sources>``.
 ``M2GYM_SUPERVISOR=python`` asks for the slower one (7 MB a box instead of 1).
 """
 
@@ -58,8 +59,8 @@ def compiler() -> str | None:
 
 def compiled() -> Path | None:
     """The compiled supervisor; ``None`` without a compiler that works."""
-    source = _HERE / "supervisor.c"
-    text = source.read_bytes() + platform.machine().encode()
+    sources = sorted((_HERE / "native").glob("*.[ch]"))
+    text = b"".join(path.read_bytes() for path in sources) + platform.machine().encode()
     target = cache_folder() / f"supervisor-{hashlib.sha256(text).hexdigest()[:16]}"
     if os.access(target, os.X_OK):
         return target
@@ -71,7 +72,8 @@ def compiled() -> Path | None:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / "supervisor"
             for flags in (["-static"], []):
-                command = [program, "-O2", *flags, "-o", str(made), str(source)]
+                parts = [str(path) for path in sources if path.suffix == ".c"]
+                command = [program, "-O2", *flags, "-o", str(made), *parts]
                 if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                     made.chmod(0o755)
                     made.replace(target)

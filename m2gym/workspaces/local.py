@@ -21,16 +21,16 @@ import subprocess
 import threading
 from pathlib import Path
 
-from m2gym.core.errors import InfraError, InputError, WorkspaceLostError
+from m2gym.core.errors import InfraError, WorkspaceLostError
 from m2gym.core.task import WorkspaceSpec
-from m2gym.core.workspace import User, Workspace
+from m2gym.core.workspace import User
 from m2gym.workspaces import bubblewrap
 from m2gym.workspaces.bubblewrap import FIRST_ID, HOMES
 from m2gym.workspaces.channel import Channel
 from m2gym.workspaces.files import Owner, Tree
 from m2gym.workspaces.layers import Bases, Files, Stack
-from m2gym.workspaces.limits import Group, hierarchy, make_group, rlimits
-from m2gym.workspaces.quota import watch
+from m2gym.workspaces.limits import hierarchy, make_group, rlimits
+from m2gym.workspaces.snapshot import Snapshot
 from m2gym.workspaces.state import State, full_disk
 from m2gym.workspaces.supervised import SupervisedWorkspace
 
@@ -53,50 +53,21 @@ def capabilities() -> frozenset[str]:
     return frozenset(found)
 
 
-class LocalSnapshot:
-    """Frozen files of a local box."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.discarded = False
-
-    async def discard(self) -> None:
-        """Free the files; boxes made from it keep theirs."""
-        if not self.discarded:
-            self.discarded = True
-            await asyncio.to_thread(self.stack.release)
-
-
 class LocalWorkspace(SupervisedWorkspace):
     """A bubblewrap sandbox on this machine: its own files, processes, users and no network."""
 
     kind = "local"
 
-    def __init__(self, spec: WorkspaceSpec, *, stack: Stack | None = None) -> None:
-        super().__init__(spec, capabilities())
+    def __init__(self, spec: WorkspaceSpec, *, snapshot: Snapshot | None = None) -> None:
+        super().__init__(spec, capabilities(), snapshot=snapshot)
         self._able = bubblewrap.require()
-        self._stack = stack
         self._files: Files | None = None
-        self._group: Group | None = None
         self._launched: bubblewrap.Launched | None = None
         self._pid = -1
-        self._oom = 0
-        self._state = State.get()
-        self.name = self._state.name("b")
-        self.folder = self._state.path / "boxes" / self.name
 
     def owner(self, user: User | None) -> Owner:
         number = FIRST_ID + self.number(user)
         return (number, number) if self._able.users else None
-
-    def oom_since(self) -> bool:
-        if self._group is None:
-            return False
-        before, self._oom = self._oom, self._group.oom_kills()
-        return self._oom > before
-
-    def scratch(self) -> Path:
-        return self.folder
 
     async def _start(self) -> None:
         if self._files is None:
@@ -108,15 +79,15 @@ class LocalWorkspace(SupervisedWorkspace):
         with full_disk("making a box's folder"):
             self.folder.mkdir(mode=0o711)
             self.folder.chmod(0o711)
-        self._state.live[self.name] = self
-        stack = self._stack
-        if stack is None:
+        if self._snapshot is not None:
+            stack = self._snapshot.content.copy()
+            self._drop_snapshot()
+        else:
             bases = _bases_of()
             layers = [bases.skeleton()]
             if self.spec.root is not None:
                 layers.append(await asyncio.to_thread(bases.of, self.spec.root))
             stack = Stack(layers)
-        self._stack = None
         if self._able.overlay:
             return Files(self.folder, stack, overlay=True, owners=self._able.owners)
         return await asyncio.to_thread(
@@ -127,8 +98,7 @@ class LocalWorkspace(SupervisedWorkspace):
         limits = self.spec.limits
         if self._group is None:
             self._group = make_group(f"{self._state.owner}-{self.name}", limits)
-        self.channel = Channel()
-        self.channel.lost = self._lost
+        self._speak(Channel())
         bounds = rlimits(limits, grouped=self._group is not None, own_namespace=True)
         try:
             self._launched = bubblewrap.launch(
@@ -151,51 +121,28 @@ class LocalWorkspace(SupervisedWorkspace):
             timer.cancel()
         areas = [*HOMES.values()] if self._able.users else [HOMES["agent"]]
         self.tree = Tree(root, self.spec.workdir, [*areas, "/tmp"])
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._oom = self._group.oom_kills() if self._group is not None else 0
-        self._started = True
-        watch(self)
 
-    def _lost(self) -> WorkspaceLostError:
-        if self._stopped:
-            return WorkspaceLostError("this workspace was stopped")
+    def _why(self) -> str:
         if not self._started and self._launched is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._launched.process.wait(timeout=0.2)
             said = self._launched.complaint() or "bubblewrap said nothing"
-            return WorkspaceLostError(f"the box could not be started: {said}")
-        why = "its supervisor ended"
-        if self._group is not None and self.oom_since():
-            why = f"out of memory (limit {self.spec.limits.memory_mb} MiB)"
-        return WorkspaceLostError(f"the box died: {why}")
+            return f"the box could not be started: {said}"
+        return self._out_of_memory() or "the box died: its supervisor ended"
 
-    async def snapshot(self) -> LocalSnapshot:
-        """Freeze a copy of what the box has changed."""
-        await self.ensure_started()
-        return LocalSnapshot(await asyncio.to_thread(self._freeze))
-
-    async def restore(self, snapshot: object) -> None:
-        """End the box's processes and start it again from the snapshot's files."""
-        if not isinstance(snapshot, LocalSnapshot) or snapshot.discarded:
-            raise InputError("expected a snapshot of a local workspace that was not discarded")
-        await self.ensure_started()
+    async def _thaw(self, snapshot: Snapshot) -> None:
+        """The box starts again from the snapshot's files."""
+        stack: Stack = snapshot.content.copy()
         self._end_processes()
         await asyncio.to_thread(self._wait_ended)
-        await asyncio.to_thread(self._need_files().replace, snapshot.stack.copy())
+        await asyncio.to_thread(self._need_files().replace, stack)
         await self.ensure_started()
 
-    async def fork(self, n: int) -> list[Workspace]:
-        """``n`` boxes with this one's files. Their processes come up with their first use."""
-        if n < 1:
-            raise InputError(f"expected to fork into at least one box, got {n}")
-        await self.ensure_started()
-        stack = await asyncio.to_thread(self._freeze)
-        try:
-            return [type(self)(self.spec, stack=stack.copy()) for _ in range(n)]
-        finally:
-            stack.release()
+    async def _freeze(self, holders: int = 1) -> Snapshot:
+        stack = await asyncio.to_thread(self._copied)
+        return Snapshot(self.kind, stack, stack.release, holders)
 
-    def _freeze(self) -> Stack:
+    def _copied(self) -> Stack:
         root = Path(f"/proc/self/fd/{self.tree.root}")
         inside = {"work": self.spec.workdir, "home": HOMES["agent"], "tmp": "/tmp"}
         if self._able.users:
@@ -211,11 +158,6 @@ class LocalWorkspace(SupervisedWorkspace):
     def changed(self) -> Path:
         """The folder of the host that holds what the box wrote."""
         return self._need_files().changed()
-
-    def cpu_seconds(self) -> float:
-        """Processor time of the whole box, seconds; 0 where no control group counts it."""
-        group = self._group
-        return 0.0 if group is None else group.cpu_seconds()
 
     def host_pids(self) -> list[int]:
         """The host's ids of our own processes of a running box."""
@@ -241,18 +183,14 @@ class LocalWorkspace(SupervisedWorkspace):
             except subprocess.TimeoutExpired:
                 raise InfraError(f"process {process.pid} of a box cannot be killed") from None
 
-    def _remove(self) -> None:
+    def _let_go(self) -> None:
         self._wait_ended()
-        if self._group is not None:
-            self._group.remove()
-            self._group = None
-        if self._files is not None:
-            self._files.remove()
-            self._files = None
-        elif self._stack is not None:
-            self._stack.release()
-            self._stack = None
-        self._state.live.pop(self.name, None)
+        group, self._group = self._group, None
+        if group is not None:
+            group.remove()
+        files, self._files = self._files, None
+        if files is not None:
+            files.remove()
 
 
 def _bases_of() -> Bases:

@@ -1,5 +1,5 @@
 # ruff: noqa: PTH110, PTH115, PTH123, PTH208
-"""The helper of a box in Python, for hosts without a C compiler: the twin of ``supervisor.c``.
+"""The helper of a box in Python, for hosts without a C compiler: the twin of ``native/``.
 
 It is run by itself (``python3 -I -S supervisor.py launch|serve|connect|enter …``) and knows only
 the standard library. The same protocol, about twice as slow a command. ``enter`` is its own: it

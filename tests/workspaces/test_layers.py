@@ -8,7 +8,8 @@ import pytest
 from m2gym.core.errors import InputError
 from m2gym.workspaces import layers
 from m2gym.workspaces.layers import copy_tree, fingerprint
-from m2gym.workspaces.local import LocalSnapshot, LocalWorkspace
+from m2gym.workspaces.local import LocalWorkspace
+from m2gym.workspaces.snapshot import Snapshot
 from m2gym.workspaces.supervised import SupervisedWorkspace
 
 from .conftest import MakeBox
@@ -117,8 +118,8 @@ async def test_deep_stacks_are_merged(
     for n in range(9):
         await box.exec(f"echo {n} > g{n}; rm -f g{n - 2}; echo {n} > ~/h; rm -rf src; mkdir src")
         snapshot = await box.snapshot()
-        assert isinstance(snapshot, LocalSnapshot)
-        assert len(snapshot.stack.layers) <= 4
+        assert isinstance(snapshot, Snapshot)
+        assert len(snapshot.content.layers) <= 4
         await box.restore(snapshot)
         await snapshot.discard()
     assert (
@@ -134,8 +135,8 @@ async def test_a_snapshot_costs_what_changed(needs_local: None, make: MakeBox, t
         pytest.skip("overlay mounts are refused here")
     await box.exec("echo 1 > small")
     snapshot = await box.snapshot()
-    assert isinstance(snapshot, LocalSnapshot)
-    top = snapshot.stack.layers[-1].path
+    assert isinstance(snapshot, Snapshot)
+    top = snapshot.content.layers[-1].path
     assert [p.name for p in (top / "work").iterdir()] == ["small"]
     await snapshot.discard()
     assert not top.exists()

@@ -73,6 +73,9 @@ class Commands(Boxes):
         try:
             box = await self.box()
             assert "M2GYM_CONFORMANCE" not in (await box.exec("env")).output
+            if "sandbox" in box.capabilities:
+                seen_there = await box.exec("cat /proc/[0-9]*/environ 2>/dev/null")
+                assert b"M2GYM_CONFORMANCE" not in seen_there.stdout
         finally:
             del os.environ["M2GYM_CONFORMANCE"]
 
