@@ -1,6 +1,7 @@
 /*
  * The table of commands that run. One minder is forked ahead and waits for the next request, so
- * that no fork of process 1 lies on the way to a command.
+ * that no fork of process 1 lies on the way to a command. It is forked when a command has ended:
+ * while one starts, the fork would take its processor.
  */
 #include "supervisor.h"
 

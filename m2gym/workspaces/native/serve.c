@@ -76,13 +76,13 @@ static void loop(int signals) {
             while (read(signals, &info, sizeof info) > 0) {
             }
             reap();
+            fork_ahead();
         }
         if (waits[0].revents) {
             int got = receive(channel, &part, 1, &packet);
             if (got < 0) return;
             if (got) obey(&packet);
         }
-        fork_ahead();
         see_to_asked();
     }
 }
