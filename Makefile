@@ -33,8 +33,8 @@ attacks: $(VENV)/.dev
 
 # Makes the tasks anew from the package registry into OUT; ONLY="funcy parse": of these packages.
 make-tasks: $(VENV)/.dev
-	$(BIN)/python -m m2gym.tasksets.produce --out $(or $(OUT),build/tasks) --only $(ONLY)
-	$(BIN)/python -m m2gym.tasksets.pairs shipped $(or $(OUT),build/tasks)/pairs --data $(or $(OUT),build/tasks) --only $(ONLY)
+	$(BIN)/python -m m2gym.tasksets.injected.produce --out $(or $(OUT),build/tasks) --only $(ONLY)
+	$(BIN)/python -m m2gym.tasksets.version_diffs.pairs shipped $(or $(OUT),build/tasks)/pairs --data $(or $(OUT),build/tasks) --only $(ONLY)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

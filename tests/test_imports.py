@@ -28,25 +28,52 @@ MAY_IMPORT = {
     "pipelines": LOW | {"models", "gateway", "scaffolds", "rollout", "report"},
 }
 
+NO_ROOMS = {"__version__", "gymnasium_ids"}
+"""What rooms import from `m2gym` itself."""
 
-def rooms_imported(path: Path) -> set[str]:
+TASKSETS = (
+    "registry",
+    "edits",
+    "outcomes",
+    "memory",
+    "swe_repo",
+    "statements",
+    "quality",
+    "injected",
+    "version_diffs",
+    "swe_bench_rows",
+    "harbor",
+    "tool_use",
+    "tool_worlds",
+)
+"""What is in `m2gym.tasksets`, from the ground up."""
+
+
+def parts_imported(path: Path, package: str) -> set[str]:
+    """The modules and packages of ``package`` itself that a file imports from, or from below."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names = [node.module]
-            if node.module == "m2gym":
-                names = [f"m2gym.{alias.name}" for alias in node.names]
+            if node.module == package:
+                names = [f"{package}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
             continue
-        found |= {name.split(".")[1] for name in names if name.startswith("m2gym.")}
+        found |= {
+            name.removeprefix(f"{package}.").split(".")[0]
+            for name in names
+            if name.startswith(f"{package}.")
+        }
     return found
 
 
-@pytest.mark.parametrize(
-    "room", sorted(p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file())
-)
+def is_package(path: Path) -> bool:
+    return (path / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("room", sorted(p.name for p in PACKAGE.iterdir() if is_package(p)))
 def test_a_room_imports_only_rooms_below_it(room):
     if room == "cli":
         return
@@ -54,7 +81,24 @@ def test_a_room_imports_only_rooms_below_it(room):
     wrong = {
         str(path.relative_to(PACKAGE)): bad
         for path in (PACKAGE / room).rglob("*.py")
-        if (bad := rooms_imported(path) - MAY_IMPORT[room] - {room, "__version__", "gymnasium_ids"})
+        if (
+            bad := parts_imported(path, "m2gym")
+            - MAY_IMPORT[room]
+            - {room, "__version__", "gymnasium_ids"}
+        )
+    }
+    assert not wrong
+
+
+def test_the_parts_of_tasksets_import_only_parts_below_them():
+    folder = PACKAGE / "tasksets"
+    parts = {path.stem for path in folder.iterdir() if path.suffix == ".py" or is_package(path)}
+    assert parts - {"__init__"} == set(TASKSETS)
+    wrong = {
+        str(path.relative_to(folder)): bad
+        for number, part in enumerate(TASKSETS)
+        for path in (*folder.glob(f"{part}.py"), *(folder / part).rglob("*.py"))
+        if (bad := parts_imported(path, "m2gym.tasksets") - {*TASKSETS[: number + 1]})
     }
     assert not wrong
 

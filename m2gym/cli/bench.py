@@ -44,7 +44,7 @@ def bench(
         "episode": episode,
         "workspace": lambda: [*_module("m2gym.workspaces.bench"), *episode()],
         "runs": lambda: _module("m2gym.rollout.bench_runs"),
-        "tasks": lambda: _module("m2gym.tasksets.bench"),
+        "tasks": lambda: _module("m2gym.tasksets.injected.bench"),
         "gateway": lambda: _module("m2gym.gateway.bench"),
         "recorder": lambda: [
             *_module("m2gym.models.bench"),

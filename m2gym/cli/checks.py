@@ -83,7 +83,7 @@ def _docker() -> Finding:
 
 
 def _registry_client() -> Finding:
-    from m2gym.tasksets.fetch import pip_python
+    from m2gym.tasksets.registry.fetch import pip_python
 
     try:
         return Finding("task downloads", "ok", f"pip of {pip_python()}")
@@ -92,7 +92,7 @@ def _registry_client() -> Finding:
 
 
 def _disk() -> Finding:
-    from m2gym.tasksets.cache import default_root
+    from m2gym.tasksets.registry.cache import default_root
 
     root = default_root()
     there = root

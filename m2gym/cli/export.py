@@ -67,7 +67,7 @@ def _harbor(
     env: str, folder: Path, split: str, tasks: list[str] | None, limit: int | None, base: str | None
 ) -> int:
     from m2gym.envs.catalog import env_entry
-    from m2gym.tasksets.harbor_export import BASE, export_task
+    from m2gym.tasksets.harbor.export import BASE, export_task
 
     taskset = env_entry(env).taskset()
     ids = list(tasks or taskset.ids(split_name(split)))[:limit]

@@ -34,9 +34,10 @@ def verify(
 
     Exits with 1 when a task is unfit or could not be verified.
     """
-    from m2gym.tasksets.swe_repo import recipes
-    from m2gym.tasksets.verify_tasks import DATA, verify_tasks
-    from m2gym.tasksets.verify_tasks import prune as take_out
+    from m2gym.tasksets.quality.verify_tasks import prune as take_out
+    from m2gym.tasksets.quality.verify_tasks import verify_tasks
+    from m2gym.tasksets.swe_repo.shipped import recipes
+    from m2gym.tasksets.swe_repo.tried import DATA
 
     wanted = {name: r for name, r in recipes().items() if not task or name in task}
     wanted = dict(list(wanted.items())[:limit])

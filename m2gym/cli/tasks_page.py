@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from m2gym.report.stats import estimate
-from m2gym.tasksets import funnel
-from m2gym.tasksets.produce import DATA, read_funnel
-from m2gym.tasksets.quality import Verified, digest_of
-from m2gym.tasksets.recipe import Recipe, green_tests
-from m2gym.tasksets.swe_repo import recipes
-from m2gym.tasksets.verified import read_state
+from m2gym.tasksets.quality import funnel
+from m2gym.tasksets.quality.grader import Verified, digest_of
+from m2gym.tasksets.quality.verified import read_state
+from m2gym.tasksets.swe_repo.recipe import Recipe, green_tests
+from m2gym.tasksets.swe_repo.shipped import recipes
+from m2gym.tasksets.swe_repo.tried import DATA, read_funnel
 
 _MARK = "<!-- {name} -->"
 

@@ -274,7 +274,7 @@ def _taskset_factory(id: str, tasks: Tasks) -> Callable[..., Taskset]:
                     f"tasks={str(tasks)!r} is neither a folder nor a registered taskset ({known})"
                 )
 
-            from m2gym.tasksets.folder import FolderTaskset
+            from m2gym.tasksets.harbor.folder import FolderTaskset
 
             return FolderTaskset(folder, **settings)
 

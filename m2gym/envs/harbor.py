@@ -16,7 +16,7 @@ def taskset(path: str | Path | None = None, **settings: Any) -> Taskset:
     Raises:
         InputError: no path, or a folder or field cannot be used; the message names it.
     """
-    from m2gym.tasksets.folder import FolderTaskset
+    from m2gym.tasksets.harbor.folder import FolderTaskset
 
     if path is None:
         raise InputError(

@@ -10,12 +10,12 @@ from m2gym.envs.catalog import EnvEntry
 
 
 def taskset(**settings: Any) -> Taskset:
-    """The tasks of ``rows``; see `m2gym.tasksets.swe_bench_tasks.SweBench` for the settings.
+    """The tasks of ``rows``; see `m2gym.tasksets.swe_bench_rows.taskset.SweBench` for the settings.
 
     Raises:
         InputError: no rows, or a row or setting cannot be used; the message names it.
     """
-    from m2gym.tasksets.swe_bench_tasks import SweBench
+    from m2gym.tasksets.swe_bench_rows.taskset import SweBench
 
     if "rows" not in settings:
         raise InputError(

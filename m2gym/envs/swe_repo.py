@@ -9,7 +9,7 @@ from m2gym.envs.catalog import EnvEntry
 
 
 def _tasks(**settings: Any) -> Taskset:
-    from m2gym.tasksets.swe_repo import SweRepo
+    from m2gym.tasksets.swe_repo.shipped import SweRepo
 
     return SweRepo(**settings)
 

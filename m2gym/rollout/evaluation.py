@@ -33,7 +33,7 @@ from m2gym.rollout.run_info import RunConfig, new_info
 from m2gym.rollout.sessions import as_model, check_uses_model
 from m2gym.scaffolds.agents import check_scaffold, describe, parse_agent
 from m2gym.scaffolds.blackbox.contract import mounts_of
-from m2gym.tasksets.cache import silent
+from m2gym.tasksets.registry.cache import silent
 
 RUNS = Path("runs")
 """Where runs go that name no folder, below the current one."""

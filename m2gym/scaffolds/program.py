@@ -32,8 +32,8 @@ from m2gym.core.task import WorkspaceSpec
 from m2gym.core.tools import ToolSchema
 from m2gym.core.workspace import Process
 from m2gym.scaffolds.blackbox.install import agent_cache
-from m2gym.tasksets.cache import key_of
-from m2gym.tasksets.site import box_environment, boxed, interpreter, interpreter_mounts
+from m2gym.tasksets.registry.cache import key_of
+from m2gym.tasksets.registry.site import box_environment, boxed, interpreter, interpreter_mounts
 from m2gym.workspaces import make_workspace
 
 PROGRAMS = Path(__file__).with_name("programs")

@@ -6,18 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2gym.tasksets.inject_release import Injected, inject, inject_async
-    from m2gym.tasksets.swe_bench_tasks import swe_bench
-    from m2gym.tasksets.version_diffs import VersionDiff, version_diff, version_diff_async
+    from m2gym.tasksets.injected.inject import Injected, inject, inject_async
+    from m2gym.tasksets.swe_bench_rows.taskset import swe_bench
+    from m2gym.tasksets.version_diffs.version_diff import (
+        VersionDiff,
+        version_diff,
+        version_diff_async,
+    )
 
 _LAZY = {
-    "Injected": "m2gym.tasksets.inject_release",
-    "inject": "m2gym.tasksets.inject_release",
-    "inject_async": "m2gym.tasksets.inject_release",
-    "swe_bench": "m2gym.tasksets.swe_bench_tasks",
-    "VersionDiff": "m2gym.tasksets.version_diffs",
-    "version_diff": "m2gym.tasksets.version_diffs",
-    "version_diff_async": "m2gym.tasksets.version_diffs",
+    "Injected": "m2gym.tasksets.injected.inject",
+    "inject": "m2gym.tasksets.injected.inject",
+    "inject_async": "m2gym.tasksets.injected.inject",
+    "swe_bench": "m2gym.tasksets.swe_bench_rows.taskset",
+    "VersionDiff": "m2gym.tasksets.version_diffs.version_diff",
+    "version_diff": "m2gym.tasksets.version_diffs.version_diff",
+    "version_diff_async": "m2gym.tasksets.version_diffs.version_diff",
 }
 
 __all__ = [

@@ -10,10 +10,10 @@ from typing import Any
 
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import Mount, PreparedTask, Split, Task, WorkspaceSpec
-from m2gym.tasksets import site
-from m2gym.tasksets.cache import Cache, Progress, key_of, silent, tree_digest
-from m2gym.tasksets.recipe import pinned
-from m2gym.tasksets.repository import PYTEST, WORKDIR
+from m2gym.tasksets.registry import site
+from m2gym.tasksets.registry.cache import Cache, Progress, key_of, silent, tree_digest
+from m2gym.tasksets.registry.pinned import PYTEST, pinned
+from m2gym.tasksets.registry.site import WORKDIR
 
 Files = str | Mapping[str, str]
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from m2gym.cli.tasks_page import set_tables, tables
-from m2gym.tasksets.swe_repo import recipes
+from m2gym.tasksets.swe_repo.shipped import recipes
 
 PAGE = Path(__file__).parents[2] / "docs/swe-repo.md"
 

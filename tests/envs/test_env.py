@@ -18,8 +18,8 @@ import m2gym
 from m2gym.core.errors import EpisodeOverError, InfraError, InputError, UnknownIdError
 from m2gym.envs.env import WorkspaceEnv
 from tests.envs import tiny
-from tests.tasksets.test_folder import harbor
-from tests.tasksets.test_swe_bench import checkouts_and_row
+from tests.tasksets.harbor.test_folder import harbor
+from tests.tasksets.swe_bench_rows.test_taskset import checkouts_and_row
 
 pytestmark = pytest.mark.usefixtures("bwrap")
 

@@ -13,11 +13,10 @@ import pytest
 from m2gym.core.errors import DownloadError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
-from m2gym.tasksets.cache import Cache, file_sha256
-from m2gym.tasksets.fetch import RegistryFile, fetch
-from m2gym.tasksets.recipe import pinned
-from m2gym.tasksets.repository import PYTEST
-from m2gym.tasksets.swe_repo import recipes
+from m2gym.tasksets.registry.cache import Cache, file_sha256
+from m2gym.tasksets.registry.fetch import RegistryFile, fetch
+from m2gym.tasksets.registry.pinned import PYTEST, pinned
+from m2gym.tasksets.swe_repo.shipped import recipes
 from m2gym.workspaces import make_workspace
 from m2gym.workspaces.bubblewrap import ability
 

@@ -5,8 +5,8 @@ import pytest
 
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import Task
-from m2gym.tasksets.cache import Cache
 from m2gym.tasksets.memory import ListTaskset
+from m2gym.tasksets.registry.cache import Cache
 
 
 def _task(task_id: str, **fields: Any) -> Task:

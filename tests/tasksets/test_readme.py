@@ -6,7 +6,7 @@ import pytest
 
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
-from tests.tasksets.test_folder import harbor
+from tests.tasksets.harbor.test_folder import harbor
 
 README = Path(__file__).parents[2] / "m2gym" / "tasksets" / "README.md"
 

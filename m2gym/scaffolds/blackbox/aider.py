@@ -8,7 +8,7 @@ from typing import ClassVar
 from m2gym.core.task import Mount
 from m2gym.scaffolds.blackbox.contract import BlackBox, Endpoint, Flags, Job, Launch
 from m2gym.scaffolds.blackbox.install import AGENT, pip_agent
-from m2gym.tasksets.cache import Cache, Progress, silent
+from m2gym.tasksets.registry.cache import Cache, Progress, silent
 
 PROGRAM = f"{AGENT}/bin/aider"
 SIZE_MB = 666

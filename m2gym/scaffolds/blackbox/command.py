@@ -37,7 +37,7 @@ from m2gym.core.errors import InputError
 from m2gym.core.task import Mount
 from m2gym.scaffolds.blackbox.contract import BlackBox, Endpoint, Job, Launch
 from m2gym.scaffolds.blackbox.install import AGENT, NODE, NPM_BIN, npm_agent, pip_agent
-from m2gym.tasksets.cache import Cache, Progress, silent
+from m2gym.tasksets.registry.cache import Cache, Progress, silent
 
 _NAMES = "base_url|key|model|instruction|instruction_file|workdir|home|bin"
 _HOLE = re.compile(r"\{(" + _NAMES + r")\}")

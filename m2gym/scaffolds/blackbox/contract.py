@@ -17,7 +17,7 @@ from m2gym.core.errors import InputError
 from m2gym.core.protocols import Episode
 from m2gym.core.task import Mount
 from m2gym.scaffolds.blackbox.install import agent_cache
-from m2gym.tasksets.cache import Cache, Progress, key_of, silent
+from m2gym.tasksets.registry.cache import Cache, Progress, key_of, silent
 
 Dialect = Literal["chat", "responses", "messages", "gemini"]
 """OpenAI chat completions, OpenAI responses, Anthropic messages, Google generateContent."""

@@ -24,8 +24,8 @@ from pathlib import Path
 from m2gym.core.errors import CapabilityError, DownloadError
 from m2gym.core.task import Mount
 from m2gym.scaffolds.blackbox.interpreters import Interpreter, find_python
-from m2gym.tasksets.cache import Cache, Progress, default_root, key_of, silent
-from m2gym.tasksets.fetch import pip_python
+from m2gym.tasksets.registry.cache import Cache, Progress, default_root, key_of, silent
+from m2gym.tasksets.registry.fetch import pip_python
 
 AGENT = "/opt/m2gym/agent"
 """Where an agent's folder lies in the box."""
@@ -54,7 +54,7 @@ def _cache(root: Path) -> Cache:
 
 
 def agent_cache() -> Cache:
-    """The cache agents go to: `m2gym.tasksets.cache.default_root`, checked once a process."""
+    """Where agents go: `m2gym.tasksets.registry.cache.default_root`, checked once a process."""
     return _cache(default_root())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2gym.core.errors import CapabilityError
-from m2gym.tasksets.site import interpreter
+from m2gym.tasksets.registry.site import interpreter
 
 _ASK = (
     "import json, sys; print(json.dumps([sys.base_prefix, "

@@ -16,7 +16,7 @@ from m2gym.envs.catalog import env_entry  # noqa: E402
 from m2gym.models.formats import byte_format  # noqa: E402
 from m2gym.rollout.driver import Attempt  # noqa: E402
 from m2gym.scaffolds.agents import parse_agent  # noqa: E402
-from m2gym.tasksets.site import boxed, interpreter, interpreter_mounts  # noqa: E402
+from m2gym.tasksets.registry.site import boxed, interpreter, interpreter_mounts  # noqa: E402
 from tests.backends.local.models import tiny  # noqa: E402
 from tests.backends.local.test_trainer import config  # noqa: E402
 

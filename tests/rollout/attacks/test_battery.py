@@ -18,7 +18,7 @@ from m2gym.rollout.evaluation import evaluate
 from m2gym.workspaces.bubblewrap import ability
 from tests.conftest import require
 from tests.rewards.conftest import FIXED, Bench, site  # noqa: F401
-from tests.tasksets.test_folder import harbor
+from tests.tasksets.harbor.test_folder import harbor
 from tests.workspaces.engine import need_engine
 
 SAMPLE = [

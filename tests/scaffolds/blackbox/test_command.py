@@ -13,7 +13,7 @@ from m2gym.models.scripted import Fault, ScriptedModel, Turn
 from m2gym.scaffolds.agents import describe, parse_agent
 from m2gym.scaffolds.blackbox.contract import Endpoint, Job
 from m2gym.scaffolds.blackbox.running import MODEL, told_name
-from m2gym.tasksets.site import boxed, interpreter, interpreter_mounts
+from m2gym.tasksets.registry.site import boxed, interpreter, interpreter_mounts
 from tests.scaffolds.blackbox.scripts import SED
 
 CLIENT = """

@@ -13,7 +13,7 @@ from m2gym.models.scripted import ScriptedModel
 from m2gym.scaffolds.blackbox import install
 from m2gym.scaffolds.blackbox.install import AGENT, INTERPRETER, megabytes, pip_agent
 from m2gym.scaffolds.blackbox.interpreters import find_python
-from m2gym.tasksets.cache import Cache
+from m2gym.tasksets.registry.cache import Cache
 from tests.scaffolds.blackbox.scripts import SED
 
 MODULE = """

@@ -5,12 +5,7 @@ import pytest
 from m2gym.core.errors import InputError
 from m2gym.tasksets.tool_worlds.kinds import HELD_ORDERS
 from m2gym.tasksets.tool_worlds.syntax import COMMON, Syntax
-from m2gym.tasksets.tool_worlds.taskset import (
-    Questions,
-    call_reward,
-    questions_of,
-    tool_worlds,
-)
+from m2gym.tasksets.tool_worlds.taskset import Questions, call_reward, questions_of, tool_worlds
 from m2gym.tasksets.tool_worlds.words import held_out, word
 from m2gym.tasksets.tool_worlds.world import World
 
