@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from m2gym.core.task import WorkspaceSpec
@@ -35,32 +36,56 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-async def _commands(rounds: int) -> list[Figure]:
-    box = DockerWorkspace(WorkspaceSpec())
-    await box.start()
+async def _awaited(call: Callable[[], Awaitable[object]]) -> float:
+    began = time.perf_counter()
+    await call()
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _in_python() -> Iterator[None]:
+    """Boxes begun within have the supervisor in Python, as on a machine without a compiler."""
+    before = os.environ.get("M2GYM_SUPERVISOR")
+    os.environ["M2GYM_SUPERVISOR"] = "python"
     try:
+        yield
+    finally:
+        del os.environ["M2GYM_SUPERVISOR"]
+        if before is not None:
+            os.environ["M2GYM_SUPERVISOR"] = before
+
+
+async def _commands(rounds: int) -> list[Figure]:
+    box, other = DockerWorkspace(WorkspaceSpec()), DockerWorkspace(WorkspaceSpec())
+    try:
+        await box.start()
+        with _in_python():
+            await other.start()
         shell = await box.shell()
-        bare, fresh, step = [], [], []
-        for _ in range(rounds):
-            bare.append(_seconds(lambda: subprocess.run(["bash", "-c", "true"], check=True)))
-            began = time.perf_counter()
-            await box.exec("true")
-            fresh.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            await shell.run("true")
-            step.append(time.perf_counter() - began)
+        bare, fresh, step, fallback, by_exec = [], [], [], [], []
         host, name = engine(), box.container
-        by_exec = [_seconds(lambda: _engine_exec(host, name)) for _ in range(10)]
+        for number in range(rounds):
+            bare.append(_seconds(lambda: subprocess.run(["bash", "-c", "true"], check=True)))
+            fresh.append(await _awaited(lambda: box.exec("true")))
+            step.append(await _awaited(lambda: shell.run("true")))
+            fallback.append(await _awaited(lambda: other.exec("true")))
+            if number % 5 == 0:
+                by_exec.append(_seconds(lambda: _engine_exec(host, name)))
     finally:
         await box.stop()
+        await other.stop()
     image = image_of(engine(), WorkspaceSpec())
     command = ["docker", "run", "--rm", "--network=none", "--entrypoint=bash", image, "-c", "true"]
     by_run = [_seconds(lambda: subprocess.run(command, check=True)) for _ in range(5)]
-    one, two, three, four, five = map(statistics.median, (bare, fresh, step, by_exec, by_run))
+    one, two, three, four, five, six = map(
+        statistics.median, (bare, fresh, step, by_exec, by_run, fallback)
+    )
     base = f"bash -c true on the host: {one * 1e3:.2f} ms"
     return [
         ("docker fresh command / bare process", two / one, "x", "<= 1.2", base),
         ("docker fresh command", two * 1e3, "ms", None, f"docker run --rm: {five * 1e3:.0f} ms"),
+        ("docker fresh command, supervisor in Python / bare process", six / one, "x", None,
+         f"{six * 1e3:.2f} ms"),
         ("docker shell step", three * 1e3, "ms", None, base),
         ("the SDK's exec / docker fresh command", four / two, "x", ">= 30",
          f"exec: {four * 1e3:.1f} ms"),
