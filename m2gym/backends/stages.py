@@ -61,6 +61,11 @@ class Stages:
         """Rate and temperature of the current stage, and what all stages share."""
         return self.settings_of(self.index)
 
+    @property
+    def guarded(self) -> bool:
+        """Whether the current stage or a later one may step back at its end."""
+        return any(part.step_back is not None for part in self.parts[self.index :])
+
     def algorithm_of(self, index: int) -> AlgorithmConfig:
         """Of one stage. Another objective's clipping is its own published one."""
         part, base = self.parts[index], self.config.algorithm

@@ -8,7 +8,7 @@ Kept with the episode in the pool as text by name, so that a resumed run logs th
 ``finished``      1 where an answer was given, as the agent's own rule has it
 ``accuracy``      score of the reward ``answer``, where the task has one
 ``seconds``       wall time of the agent
-``error``         why it was not graded, or what the agent raised
+``error``         why it was not graded, what the agent raised, or why no call was answered
 ``zero_prompt``   ids of the first prompt without its examples, where the agent has any
 ================  ==================================================================
 
@@ -53,6 +53,10 @@ def extras(
     }
     if trajectory.error:
         found["error"] = trajectory.error
+    elif trajectory.faults and not trajectory.completions:
+        found["error"] = "no call of the model was answered: {cause}: {message}".format(
+            **trajectory.faults[-1]
+        )
     if "answer" in trajectory.verdict.scores:
         found["accuracy"] = repr(trajectory.verdict.scores["answer"].value)
     bare = getattr(scaffold, "zero_shot", None)

@@ -38,6 +38,10 @@ class StepBack:
         self.last = self.lowest
         return True
 
+    def forget(self) -> None:
+        """No stage that may step back is left: the weights kept are let go."""
+        self.kept = []
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"lowest": self.lowest, "last": self.last, "kept": [k.cpu() for k in self.kept]}

@@ -189,7 +189,8 @@ class LocalTrainer:
         row |= {"lr": lr, **data.stats, **behaviour(claim.groups)}
         if wanted:
             row["nll0"] = self.learner.nll(wanted)
-            self.guard.see(row["nll0"])
+            if self.stages.guarded:
+                self.guard.see(row["nll0"])
         learning = time.perf_counter()
         row |= self.learner.update(data, self.step, lr)
         row["seconds_probe"] = learning - probed
@@ -242,6 +243,8 @@ class LocalTrainer:
         row["stage_ended"] = moved.reason
         if margin is not None:
             row["stepped_back"] = float(self.guard.back(margin))
+        if not self.stages.guarded:
+            self.guard.forget()
         if moved.reset_optimizer:
             self.optimiser.reset()
             self.stages.begun = self.step

@@ -1,13 +1,7 @@
-"""Stages of a run: their settings, resets, exact resume, and what memory and Ctrl-C do to it."""
+"""Stages of a run: their settings, resets, exact resume, and what memory does to it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +19,7 @@ from m2gym.core.errors import InfraError, InputError  # noqa: E402
 from m2gym.forge.pack import Budget  # noqa: E402
 from m2gym.forge.records import PoolCompletion, PoolTrajectory  # noqa: E402
 from tests.backends.local.models import VOCABULARY, tiny  # noqa: E402
-from tests.backends.local.test_trainer import config, numbers, prompts, share, train  # noqa: E402
+from tests.backends.local.test_trainer import config, numbers, prompts, train  # noqa: E402
 
 STAGES = [
     {"steps": 2, "objective": "grpo", "kl": 0.01, "temperature": 1.7, "lr": 1e-3},
@@ -53,6 +47,17 @@ def test_a_stage_has_its_own_settings_and_the_runs_where_it_names_none():
     assert [n + 1 for n, m in enumerate(moved) if m is not None] == [3, 7]
     assert stages.index == 2
     assert [rate(cfg.train, n, begun=4) for n in (4, 5, 6)] == [0.25, 0.5, 0.5]
+
+
+def test_only_stages_up_to_one_that_may_step_back_are_guarded():
+    stages = [{"steps": 1}, {"steps": 1, "step_back": 1.0}, {"steps": 1}, {}]
+    run = Stages(TrainConfig(env="e", model="m", train={"steps": 9}, stages=stages))
+    found = []
+    for _ in range(4):
+        found.append(run.guarded)
+        run.step(0.0)
+    assert found == [True, True, False, False]
+    assert not Stages(TrainConfig(env="e", model="m")).guarded
 
 
 def test_success_ends_a_stage_early():
@@ -210,35 +215,3 @@ class LimitedMemory(torch.utils._python_dispatch.TorchDispatchMode):
         if function is torch.ops.aten.embedding.default and args[1].numel() > self.rows:
             raise torch.OutOfMemoryError("no room")
         return function(*args, **(kwargs or {}))
-
-
-PROGRAM = """
-import asyncio, sys
-from pathlib import Path
-from tests.backends.local.test_trainer import config, train
-try:
-    asyncio.run(train(config(Path(sys.argv[1]), steps=400, save_every=1000),
-        told=lambda row: print(row["step"], flush=True)))
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-
-
-def test_ctrl_c_saves_what_there_is(tmp_path):
-    args = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == "3":
-            process.send_signal(signal.SIGINT)
-            break
-    process.communicate()
-    assert process.returncode == 130
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    saved = [p.name for p in (tmp_path / "checkpoints").iterdir()]
-    assert saved == [f"step-{len(rows):06d}"], "no update is done twice"
-    steps = len(rows) + 1
-    cfg = config(tmp_path, steps=400, save_every=1000).replace(train={"steps": steps})
-    more = asyncio.run(train(cfg, prompts(share), resume=True))
-    assert numbers(more.rows)[:-1] == numbers(rows)

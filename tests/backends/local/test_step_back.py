@@ -47,3 +47,5 @@ def test_its_state_comes_back():
     again.load(guard.state())
     assert again.back(1.0)
     assert torch.equal(model.weight, best)
+    again.forget()
+    assert not again.kept
