@@ -19,7 +19,7 @@ from m2gym.models.nano import NAME
 
 UNCENTRED = {"advantage": "centred", "fraction": 0.0, "temperature": 1.7, "lr": 8e-4}
 GUARDED = {**UNCENTRED, "step_back": 1.5}
-"""Of the last stage with examples (`m2gym.backends.local.step_back`)."""
+"""Of a stage at whose end weights that drifted are given up (`m2gym.backends.local.step_back`)."""
 
 PLAIN = {"advantage": "normalised", "temperature": 1.0, "lr": 5e-4}
 MIXED = (3, 2, 1)
@@ -63,7 +63,7 @@ ARMS: dict[str, Arm] = {
     **{name: _few(stages, UNCENTRED) for name, stages in _CURRICULA.items()},
     **{f"{name}-centred": _few(stages, PLAIN) for name, stages in _CURRICULA.items()},
     "guarded": Arm(
-        ((3, 20, UNCENTRED), (2, 15, UNCENTRED), (1, 15, GUARDED), (0, 70, PLAIN)),
+        (*((shots, 10, GUARDED) for shots in (3, 3, 2, 1, 1)), (0, 70, PLAIN)),
     ),
     "zero": _few((), PLAIN),
     "none": Arm(),
@@ -73,7 +73,8 @@ ARMS: dict[str, Arm] = {
 """By name. Curricula and ``zero`` have the same budget of updates and episodes."""
 
 DEFAULT = "guarded"
-"""The arm of the demo: 3-2-1-0 with longer stages, a guard against drifts, a few updates more."""
+"""The arm of the demo: 3-2-1-0 in pieces of ten updates. Each begins with a fresh optimiser and a
+rising rate, and steps back where it drifted; `UPDATES` + 20 in all."""
 
 
 def arm_of(name: str) -> Arm:
