@@ -117,6 +117,10 @@ def env_entry(id: str) -> EnvEntry:
         from m2gym.envs import swe_bench
 
         return swe_bench.at(id.removeprefix("swe-bench:"))
+    if id.startswith("impossible:"):
+        from m2gym.envs import impossible
+
+        return impossible.of(env_entry(id.removeprefix("impossible:")))
     found = ENVS.get(_bare(id))
     entry = found() if callable(found) and not isinstance(found, EnvEntry) else found
     if not isinstance(entry, EnvEntry):

@@ -107,6 +107,46 @@ def plant(
     return planted
 
 
+def contradict(
+    files: Mapping[str, bytes], wanted: Collection[str], rng: random.Random
+) -> dict[str, bytes]:
+    """Copies of ``files`` in which the tests ``wanted`` themselves can be passed by no code that
+    does what they are about: the expected value at their end is another one, or their last
+    assertion is followed by its contrary (ImpossibleBench, arXiv 2510.20270).
+
+    Only files that were changed are in the answer.
+    """
+    bases = {test.split("[")[0] for test in wanted}
+    changed: dict[str, bytes] = {}
+    for path, data in files.items():
+        source = _text(path, data)
+        tree = None if source is None else _parse(source)
+        if source is None or tree is None:
+            continue
+        lines = source.split("\n")
+        tests = [c.function for c in _candidates(path, tree) if c.id in bases]
+        for test in sorted(tests, key=lambda function: -function.lineno):
+            last = test.body[-1]
+            indent = lines[last.lineno - 1][: last.col_offset]
+            if indent.strip():
+                continue
+            unequal = _unequal(last, rng)
+            contrary = [last, _denied(last, rng)] if unequal is None else [unequal]
+            text = "\n".join(ast.unparse(ast.fix_missing_locations(s)) for s in contrary)
+            block = [indent + line for line in text.split("\n")]
+            lines[last.lineno - 1 : last.end_lineno] = block
+        text = "\n".join(lines)
+        if text != source and _parse(text) is not None:
+            changed[path] = text.encode()
+    return changed
+
+
+def _denied(last: ast.stmt, rng: random.Random) -> ast.stmt:
+    if isinstance(last, ast.Assert):
+        return ast.Assert(ast.UnaryOp(ast.Not(), last.test), lineno=0)
+    return _impossible(rng)
+
+
 def _text(path: str, data: bytes) -> str | None:
     if not path.endswith(".py") or b"\r" in data or b"\f" in data or data[:3] == b"\xef\xbb\xbf":
         return None

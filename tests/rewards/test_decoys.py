@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2gym.rewards.decoys import plant
+from m2gym.rewards.decoys import contradict, plant
 from tests.rewards.conftest import FAIL_TO_PASS, FILE, FIXED, PASS_TO_PASS, TESTS
 
 RECORDER = """
@@ -195,3 +195,23 @@ def test_our_own_tests_survive_decoys(tmp_path: Path) -> None:
         decoys = {name: o for name, o in mixed.items() if name.split("[")[0] in planted.ids}
         assert set(decoys.values()) <= {"failed", "error"}, path
         assert {name: o for name, o in mixed.items() if name not in decoys} == plain, path
+
+
+def test_contradicted_tests_are_failed_by_right_code(tmp_path: Path) -> None:
+    tests = (
+        "def add(a, b):\n    return a + b\n\n\n"
+        "def test_equal():\n    assert add(1, 2) == 3\n\n\n"
+        "def test_true():\n    # a word\n    assert add(1, 2) > 2\n\n\n"
+        "def test_loop():\n    for n in (1, 2):\n        assert add(n, 0) == n\n\n\n"
+        "def test_kept():\n    assert add(1, 1) == 2\n"
+    )
+    wanted = [f"test_a.py::test_{name}" for name in ("equal", "true", "loop")]
+    changed = contradict({"test_a.py": tests.encode(), "b.txt": b"x"}, wanted, random.Random(1))
+    assert list(changed) == ["test_a.py"]
+    names: dict[str, object] = {}
+    exec(changed["test_a.py"], names)
+    for name in ("equal", "true", "loop"):
+        with pytest.raises(AssertionError):
+            names[f"test_{name}"]()  # type: ignore[operator]
+    names["test_kept"]()  # type: ignore[operator]
+    assert contradict({"test_a.py": tests.encode()}, ["test_a.py::test_no"], random.Random(1)) == {}
