@@ -143,7 +143,8 @@ class LocalTrainer:
                 path, group_size=size, vocabulary=self.model.vocabulary, max_tokens=most
             ) as self.pool:
                 self.generation.in_pool = _usable(self.pool)
-                self.lease = self.pool.attach("local", trained=self._claims, lease=LEASE)
+                self.lease = self.pool.attach("local", lease=LEASE)
+                self._claims = self._trained()
                 await self.engine.update_weights(self.step)
                 sinks = [KINDS[name](self.config, self.out, self.step) for name in self.config.log]
                 self.sinks: list[Sink] = [*sinks]
@@ -178,9 +179,7 @@ class LocalTrainer:
             raise
 
     async def _learn(self, batch: Batch[int], row: Row, begun: float) -> None:
-        claim = self.lease.claim(self.settings.groups)
-        if claim is None or len(claim.groups) != self.settings.groups:
-            raise InfraError("the pool and the schedule do not agree; begin a new run")
+        claim = self._claim()
         self._claims.append(claim.id)
         lr = rate(self.stages.settings, self.step, self.stages.begun)
         data = graded(claim.groups, self.stages.algorithm)
@@ -280,8 +279,7 @@ class LocalTrainer:
             raise InputError(f"the run in {self.out} had other values of {', '.join(changed)}")
         state = checkpoint.load(self.out / "checkpoints")
         if state is not None:
-            self.step, self._claims = state["step"], state["claims"]
-            self.held_out = state["held_out"]
+            self.step, self.held_out = state["step"], state["held_out"]
             self.optimiser.load(state["optimiser"])
             self.stages.load(state["stages"])
             self.equal.times = dict(state["equal"])
@@ -298,7 +296,6 @@ class LocalTrainer:
     def _save(self) -> None:
         state = {
             "step": self.step,
-            "claims": self._claims,
             "held_out": self.held_out,
             "dropped": list(self.plan.dropped),
             "optimiser": self.optimiser.state(),
@@ -310,9 +307,29 @@ class LocalTrainer:
         if self.learner.reference is not None:
             state["reference"] = self.learner.reference.state()
         checkpoint.save(self.out / "checkpoints", self.step, state, keep=self.settings.keep)
-        for claim in self._claims:
+        since = self.step - checkpoint.steps(self.out / "checkpoints")[0]
+        done = len(self._claims) - since
+        for claim in self._claims[:done]:
             self.lease.commit(claim)
-        self._claims = []
+        self._claims = self._claims[done:]
+
+    def _claim(self) -> Claim:
+        """The groups of the next update."""
+        claim = self.lease.claim(self.settings.groups)
+        if claim is None or len(claim.groups) != self.settings.groups:
+            raise InfraError("the pool and the schedule do not agree; begin a new run")
+        return claim
+
+    def _trained(self) -> list[int]:
+        """Claims of the updates done that the pool may still have to give again: those since the
+        oldest checkpoint. It gives groups in one order, so they are the next ones."""
+        consumed = self.pool.counts()["consumed"] // self.settings.groups
+        if consumed > self.step:
+            raise InfraError(
+                f"the pool's groups of the first {consumed} updates are let go, and the newest "
+                f"checkpoint in {self.out} is of update {self.step}; begin a new run"
+            )
+        return [self._claim().id for _ in range(consumed, self.step)]
 
 
 def changes(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,28 @@ async def test_bad_folders_and_changed_configurations(tmp_path):
     state = tmp_path / "run" / "checkpoints" / "step-000005" / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(CheckpointCorruptError, match="delete this folder"):
+        await train(cfg.replace(train={"steps": 6}), resume=True)
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+async def test_without_its_damaged_checkpoint_a_run_goes_on_from_the_one_before(tmp_path, lag):
+    """As the error says; twice, and with the numbers it would have had."""
+    algorithm = {"schedule": {"lag": lag, "window": 1.0}}
+    cfg = config(tmp_path / "run", steps=5, keep=3, algorithm=algorithm)
+    whole = await train(cfg.replace(out=tmp_path / "whole", train={"steps": 6}))
+    await train(cfg)
+    for newest in (5, 4):
+        place = tmp_path / "run" / "checkpoints" / f"step-{newest:06d}"
+        (place / "state.pt").write_bytes(b"damaged")
+        with pytest.raises(CheckpointCorruptError, match="delete this folder"):
+            await train(cfg, resume=True)
+        shutil.rmtree(place)
+        last = cfg.replace(train={"steps": 6 if newest == 4 else 4})
+        again = await train(last, resume=True)
+        assert numbers(again.rows) == numbers(whole.rows)[: last.train.steps]
+    for place in (tmp_path / "run" / "checkpoints").iterdir():
+        shutil.rmtree(place)
+    with pytest.raises(InfraError, match="first 2 updates are let go"):
         await train(cfg.replace(train={"steps": 6}), resume=True)
 
 
