@@ -72,7 +72,7 @@ def test_it_has_only_the_environment_it_needs_and_a_fresh_home(run):
     episode = run(python(env={"MINE": "{model}"}), TURNS)
     variables = set(episode.completions[2].messages[-1]["content"].split())
     assert "MINE" in variables
-    allowed = {"HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "M2GYM_DEADLINE", "MINE", "OLDPWD"}
+    allowed = {"HOME", "LC_CTYPE", "LD_LIBRARY_PATH", "LOGNAME", "M2GYM_DEADLINE", "MINE", "OLDPWD"}
     assert variables <= allowed | {"PATH", "PWD", "SHLVL", "TERM", "USER", "_"}
     home, tmp = episode.completions[3].messages[-1]["content"].split("\n\n")
     assert home.split()[1:] == [".", "..", ".m2gym-instruction.md", "client.py"]
