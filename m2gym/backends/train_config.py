@@ -145,6 +145,7 @@ class TrainSettings(Section):
     keep: int = Field(2, ge=1, description="checkpoints kept")
     eval_every: int | None = Field(None, ge=1, description="updates between evaluations")
     eval_tasks: int = Field(32, ge=1, description="held-out tasks of an evaluation")
+    probe_every: int = Field(1, ge=1, description="updates between measurements of nll0")
     stop_at: float | None = Field(None, description="held-out reward at which training ends")
     concurrency: int = Field(64, ge=1, description="episodes at once")
     episode_seconds: float | None = Field(

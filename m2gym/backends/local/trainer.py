@@ -184,7 +184,7 @@ class LocalTrainer:
         lr = rate(self.stages.settings, self.step, self.stages.begun)
         data = graded(claim.groups, self.stages.algorithm)
         probed = time.perf_counter()
-        wanted = probes(claim.groups)
+        wanted = [] if self.step % self.settings.probe_every else probes(claim.groups)
         row |= {"lr": lr, **data.stats, **behaviour(claim.groups)}
         if wanted:
             row["nll0"] = self.learner.nll(wanted)

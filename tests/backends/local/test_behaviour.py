@@ -17,7 +17,7 @@ from m2gym.backends.local.hooked import HookedModel, set_experts  # noqa: E402
 from m2gym.backends.local.learner import Learner, graded  # noqa: E402
 from m2gym.backends.local.optimiser import MasterAdamW  # noqa: E402
 from m2gym.backends.local.process import reward_of  # noqa: E402
-from m2gym.backends.local.rollouts import EpisodeRollouts  # noqa: E402
+from m2gym.backends.local.rollouts import EpisodeRollouts, PromptRollouts  # noqa: E402
 from m2gym.backends.local.trainer import LocalTrainer  # noqa: E402
 from m2gym.backends.train_config import (  # noqa: E402
     AlgorithmConfig,
@@ -73,6 +73,22 @@ def test_nll0_is_the_likelihood_of_the_right_call_without_examples():
     (probe,) = probes([[episode(1.0, turns=1, zero_prompt=[7, 8])]])
     logp = model(torch.tensor([[7, 8, 5, 6]])).logits[0].log_softmax(-1)
     assert learner.nll([probe]) == pytest.approx(-float(logp[1, 5] + logp[2, 6]), abs=1e-4)
+
+
+class Shown(PromptRollouts):
+    """Every answer is right, and its prompt has an example that the bare one lacks."""
+
+    async def episode(self, engine, task, key, sampling):
+        done = await super().episode(engine, task, key, sampling)
+        return replace(done, extra={"accuracy": "1.0", "zero_prompt": "[5, 6]"})
+
+
+async def test_nll0_is_measured_at_its_own_period(tmp_path):
+    train = {"steps": 5, "groups": 1, "group_size": 2, "max_tokens": 4, "probe_every": 2}
+    config = TrainConfig(env="prompts", model="tiny", out=tmp_path, train=train)
+    rollouts = Shown({"t": [3, 4, 5, 6]}, lambda task, ids: float(ids[0] % 2))
+    found = (await LocalTrainer(config, HookedModel(tiny()), rollouts).run()).rows
+    assert ["nll0" in row for row in found] == [True, False, True, False, True]
 
 
 def test_a_completion_is_rewarded_for_its_form():
