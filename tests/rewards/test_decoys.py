@@ -8,12 +8,14 @@ import os
 import random
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2gym.rewards.decoy_methods import REFUSED, refused
 from m2gym.rewards.decoys import contradict, plant
 from tests.rewards.conftest import FAIL_TO_PASS, FILE, FIXED, PASS_TO_PASS, TESTS
 
@@ -184,8 +186,7 @@ def test_generated_decoys_fail_whatever_the_graded_code_returns(
 
 def test_our_own_tests_survive_decoys(tmp_path: Path) -> None:
     """Real test code: this project's, copied and run with as many decoys as they take."""
-    rooms = Path(__file__).parents[1]
-    paths = sorted([*(rooms / "core").glob("test_*.py"), *(rooms / "report").glob("test_*.py")])
+    paths = sorted((Path(__file__).parents[1] / "core").glob("test_*.py"))
     kept = [p for p in paths if "conftest" not in p.read_text()]
     for path in kept:
         data = path.read_bytes()
@@ -215,3 +216,76 @@ def test_contradicted_tests_are_failed_by_right_code(tmp_path: Path) -> None:
             names[f"test_{name}"]()  # type: ignore[operator]
     names["test_kept"]()  # type: ignore[operator]
     assert contradict({"test_a.py": tests.encode()}, ["test_a.py::test_no"], random.Random(1)) == {}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_each_method_refuses_what_a_decoy_gives_it(name: str) -> None:
+    for seed in range(5):
+        call = refused([name], random.Random(seed))
+        assert call is not None
+        with pytest.raises(AssertionError):
+            exec(ast.unparse(call), {"self": unittest.TestCase()})
+
+
+OLD = """
+import unittest
+{more}
+
+class Old({base}):
+    {own}
+    def test_a(self):
+        self.assertIn(1 + 1, [2, 3])
+
+    def test_b(self):
+        self.assertEqual(1 + 1, 2)
+
+    def test_c(self):
+        number = [1]
+        number.append(2)
+        self.assertEqual(number, [1, 2])
+
+
+def test_d():
+    assert 1 + 1 == 2
+"""
+
+
+def planted_in(base: str = "unittest.TestCase", own: str = "", more: str = "") -> tuple[str, str]:
+    """The file with decoys of three methods, and the decoys alone."""
+    text = OLD.format(base=base, own=own, more=more)
+    ids = [f"test_a.py::Old::test_{n}" for n in "abc"]
+    [changed] = plant({"test_a.py": text.encode()}, ids, 9, random.Random(3)).files.values()
+    known = text.splitlines()
+    return changed.decode(), "\n".join(x for x in changed.decode().splitlines() if x not in known)
+
+
+def test_a_decoy_of_unittest_fails_by_the_methods_of_its_test(tmp_path: Path) -> None:
+    text, added = planted_in()
+    assert "assert " not in added
+    assert added.count("self.assertIn(") == 1
+    assert added.count("self.assertEqual(") == 2
+    outcomes = run(tmp_path, {"test_a.py": text.encode()})
+    assert sorted(outcomes.values()) == ["failed"] * 3 + ["passed"] * 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"base": "Base", "more": "from elsewhere import Base"},
+        {"base": "TestCase", "more": "from elsewhere import TestCase"},
+        {"own": "assertIn = assertEqual = print"},
+        {"own": "def setUp(self):\n        self.addTypeEqualityFunc(int, print)"},
+    ],
+)
+def test_methods_that_may_be_others_are_not_relied_on(other: dict[str, str]) -> None:
+    _, added = planted_in(**other)
+    assert added.count("assert ") == 3
+
+
+def test_both_ways_to_fail_are_planted() -> None:
+    text = OLD.format(base="unittest.TestCase", own="", more="")
+    ids = [f"test_a.py::{n}" for n in ("Old::test_a", "Old::test_b", "Old::test_c", "test_d")]
+    for seed in range(6):
+        planted = plant({"test_a.py": text.encode()}, ids, 2, random.Random(seed))
+        assert "test_a.py::test_d" in planted.ids.values()
+        assert len(planted.ids) == 2
