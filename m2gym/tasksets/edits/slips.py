@@ -1,7 +1,7 @@
 """Mistakes in a single expression, for graders to be tried with; never injected into a task.
 
-They are finer than the operators of `mutate` and find a place in code that those do
-not reach: one returned value, a table, a pattern, a text.
+They are finer than the `operators` and find a place in code that those do not reach: one returned
+value, a table, a pattern, a text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from m2gym.core.errors import InputError
 from m2gym.core.syntax import parse_python
-from m2gym.tasksets.edits.mutate import Module
+from m2gym.tasksets.edits.module import Module
 
 _Change = tuple[int, int, bytes]
 _LITERAL = re.compile(rb"[rRbBuUfF]{0,2}('''|\"\"\"|'|\")")

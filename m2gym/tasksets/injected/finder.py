@@ -21,7 +21,8 @@ from typing import Any
 
 from m2gym.core.errors import InputError, VerifierError
 from m2gym.core.task import Split
-from m2gym.tasksets.edits.mutate import OPERATORS, functions, mutate_many, places
+from m2gym.tasksets.edits.mutate import functions, mutate_many, places
+from m2gym.tasksets.edits.operators import OPERATORS
 from m2gym.tasksets.outcomes.measure import MakeBox, failed, judged
 from m2gym.tasksets.outcomes.screen import Answer, Screen
 from m2gym.tasksets.quality.grader import Gold, Verified, digest_of, verify_task
@@ -120,7 +121,7 @@ class Finder:
 
     Args:
         mutations: mistakes a task has, each in another function and each shown by tests alone.
-        operators: the operators whose mistakes are tried (`m2gym.tasksets.edits.mutate.OPERATORS`).
+        operators: whose mistakes are tried (`m2gym.tasksets.edits.operators.OPERATORS`).
         split: the split of the tasks.
         tries: candidates looked at, at most.
         taken: sets of failing tests that are used already.

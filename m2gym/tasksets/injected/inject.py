@@ -11,7 +11,7 @@ from m2gym.core.background import run_sync
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import Split, WorkspaceSpec
 from m2gym.core.workspace import Workspace
-from m2gym.tasksets.edits.mutate import OPERATORS
+from m2gym.tasksets.edits.operators import OPERATORS
 from m2gym.tasksets.injected.finder import Finder, Funnel
 from m2gym.tasksets.quality.grader import Verified
 from m2gym.tasksets.registry.cache import Cache, Progress, silent
@@ -91,7 +91,7 @@ async def inject_async(
         n: tasks wanted; fewer come when the candidates run out.
         mutations: mistakes a task has.
         operators: the kinds of mistakes that are tried (default: all of
-            `m2gym.tasksets.edits.mutate.OPERATORS`).
+            `m2gym.tasksets.edits.operators.OPERATORS`).
         split: of all the tasks (default: the package's in the project's table, else ``train``).
         tries: candidates looked at, at most (default: 40 a task wanted).
         requires: what the tests need, as pinned names or files (default: found and resolved).

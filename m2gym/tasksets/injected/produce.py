@@ -23,7 +23,7 @@ from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InfraError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
-from m2gym.tasksets.edits.mutate import OPERATORS
+from m2gym.tasksets.edits.operators import OPERATORS
 from m2gym.tasksets.injected.finder import Finder, Funnel
 from m2gym.tasksets.quality.grader import Verified
 from m2gym.tasksets.quality.verified import read_state, save_state, write

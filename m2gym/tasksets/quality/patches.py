@@ -17,7 +17,8 @@ from types import CodeType
 
 from m2gym.core.errors import InputError
 from m2gym.core.syntax import parse_python
-from m2gym.tasksets.edits.mutate import OPERATORS, functions, mutate_many, places
+from m2gym.tasksets.edits.mutate import functions, mutate_many, places
+from m2gym.tasksets.edits.operators import OPERATORS
 from m2gym.tasksets.edits.rewrite import KINDS, rewrite
 from m2gym.tasksets.edits.slips import slips
 from m2gym.tasksets.swe_repo.recipe import Recipe

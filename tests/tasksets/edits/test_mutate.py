@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2gym.core.errors import InputError, UnknownIdError
-from m2gym.tasksets.edits.mutate import OPERATORS, mutate, places
+from m2gym.tasksets.edits.mutate import mutate, places
+from m2gym.tasksets.edits.operators import OPERATORS
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 REAL = [STDLIB / name for name in ("textwrap.py", "heapq.py", "shlex.py", "json/decoder.py")]

@@ -18,7 +18,7 @@ from m2gym.core.errors import DownloadError, InputError, UnknownIdError
 from m2gym.core.task import WorkspaceSpec
 from m2gym.core.workspace import Workspace
 from m2gym.tasksets import inject, inject_async
-from m2gym.tasksets.edits.mutate import OPERATORS
+from m2gym.tasksets.edits.operators import OPERATORS
 from m2gym.tasksets.injected.produce import Source, produce
 from m2gym.tasksets.quality.funnel import releases
 from m2gym.tasksets.registry import sdist
