@@ -122,3 +122,16 @@ def test_grpo_trainer_trains_in_an_environment(environment, tmp_path, monkeypatc
     assert any(log["reward"] > 0 for log in logs), "its calls reached the environment"
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert m2gym.__version__
+
+
+def test_rewards_beside_trl_s_after_equal_processor_time():
+    """The benchmark runs to its end, by the command's own processes."""
+    from dataclasses import replace
+
+    from m2gym.backends.local.bench_step import LEARN, learn
+
+    ours, theirs = learn(replace(LEARN, steps=3), seeds=(1,))
+    assert "m2gym" in ours["what"]
+    assert "trl" in theirs["what"]
+    assert max(ours["updates"], theirs["updates"]) == 3
+    assert all(0 < row["reward"] < 1 for row in (ours, theirs))

@@ -9,12 +9,16 @@ its own default (fp32 weights under bf16 autocast), we bf16 weights over fp32 ma
 
 `learn` sets the reward of both beside each other after equal processor time, with equal settings of
 GRPO and AdamW: the share of odd ids in an answer, which a model of random weights begins at a half.
+
+``python -m m2gym.backends.local.bench_step learn`` (or ``step``) measures on a CPU and prints a row
+a line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import resource
 import statistics
@@ -23,12 +27,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
+
+MODULE = "m2gym.backends.local.bench_step"
 
 WARM = 2
 """Steps that are not measured."""
@@ -39,7 +45,10 @@ LAST = 10
 
 @dataclass(frozen=True)
 class Work:
-    """A step's size: ``groups`` prompts of ``prompt`` tokens, ``group`` answers of ``new`` each."""
+    """A step's size: ``groups`` prompts of ``prompt`` tokens, ``group`` answers of ``new`` each.
+
+    ``seed`` is of what is sampled; no step of TRL's begins after ``budget`` processor seconds.
+    """
 
     shape: str
     groups: int
@@ -50,6 +59,8 @@ class Work:
     device: str = "cpu"
     experts: str = ""
     lr: float = 1e-6
+    seed: int = 0
+    budget: float = math.inf
 
     @property
     def text(self) -> str:
@@ -71,6 +82,8 @@ GPU = (
 LEARN = Work("llama-3m", 1, 16, 64, 32, 40, lr=1e-3)
 """What `learn` compares."""
 
+SEEDS = (0, 1, 2)
+
 
 def run(work: Sequence[Work]) -> list[dict[str, Any]]:
     """One row a size and way; without TRL only our own."""
@@ -78,12 +91,18 @@ def run(work: Sequence[Work]) -> list[dict[str, Any]]:
     return [_alone(way, one) for one in work for way in ways if way == "m2gym" or not one.experts]
 
 
-def learn(work: Work = LEARN) -> list[dict[str, Any]]:
-    """Mean reward of the last ten updates that each way has done when the faster ends; empty
-    without TRL."""
+def learn(work: Work = LEARN, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
+    """Mean reward of the last ten updates that each way has done when the faster ends, by seed;
+    empty without TRL."""
     if not find_spec("trl"):
         return []
-    found = {way: _child_of(way, work) for way in ("m2gym", "trl")}
+    return [row for seed in seeds for row in _learnt(replace(work, seed=seed))]
+
+
+def _learnt(work: Work) -> list[dict[str, Any]]:
+    ours = _child_of("m2gym", work)
+    theirs = _child_of("trl", replace(work, budget=sum(ours["cpu"])))
+    found = {"m2gym": ours, "trl": theirs}
     budget = min(sum(one["cpu"]) for one in found.values())
     rows = []
     for way, one in found.items():
@@ -91,8 +110,8 @@ def learn(work: Work = LEARN) -> list[dict[str, Any]]:
         done = sum(end <= budget * (1 + 1e-9) for end in ends)
         rows.append(
             {
-                "what": f"reward after {budget:.0f} CPU s, {way}, {work.text}",
-                "reward": statistics.fmean(one["rewards"][max(0, done - LAST) : done] or [0.0]),
+                "what": f"reward after {budget:.0f} CPU s, {way}, {work.text}, seed {work.seed}",
+                "reward": statistics.fmean(one["rewards"][max(0, done - LAST) : max(1, done)]),
                 "reward_at_first": one["rewards"][0],
                 "updates": done,
                 "device": work.device,
@@ -118,7 +137,7 @@ def _alone(way: str, work: Work) -> dict[str, Any]:
 
 def _child_of(way: str, work: Work) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", __name__, way, json.dumps(asdict(work))],
+        [sys.executable, "-m", MODULE, way, json.dumps(asdict(work))],
         stdout=subprocess.PIPE,
         check=False,
         env={**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"},
@@ -165,6 +184,7 @@ def _ours(work: Work) -> dict[str, Any]:
                 "groups": work.groups,
                 "group_size": work.group,
                 "lr": work.lr,
+                "seed": work.seed,
                 "max_tokens": work.new,
                 "save_every": 10**6,
             },
@@ -210,10 +230,12 @@ def _trl(work: Work) -> dict[str, Any]:
         def on_step_begin(self, *args: Any, **options: Any) -> None:
             self.begun = time.perf_counter(), time.process_time()
 
-        def on_step_end(self, *args: Any, **options: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> Any:
             _wait(work.device)
             seconds.append(time.perf_counter() - self.begun[0])
             cpu.append(time.process_time() - self.begun[1])
+            control.should_training_stop |= sum(cpu[WARM:]) > work.budget
+            return control
 
     rewards: list[float] = []
 
@@ -231,6 +253,7 @@ def _trl(work: Work) -> dict[str, Any]:
             max_completion_length=work.new,
             generation_kwargs={"min_new_tokens": work.new},
             learning_rate=work.lr,
+            seed=work.seed,
             lr_scheduler_type="constant",
             adam_beta2=TrainSettings().betas[1],
             adam_epsilon=TrainSettings().eps,
@@ -287,5 +310,11 @@ def _child(way: str, spec: str) -> None:
     print(json.dumps({**found, "peak": _peak(work.device)}))
 
 
+def _shown(what: str) -> None:
+    parts = (learn(seeds=(n,)) for n in SEEDS) if what == "learn" else (run([w]) for w in CPU)
+    for row in chain.from_iterable(parts):
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
 if __name__ == "__main__":
-    _child(*sys.argv[1:])
+    _child(*sys.argv[1:]) if len(sys.argv) > 2 else _shown(sys.argv[1])
