@@ -1,18 +1,20 @@
 """How decoys of `unittest`'s tests fail: by the methods of `unittest.TestCase` that the tests use.
 
-Code that makes these methods do nothing passes a test, and then its decoy too.
+Code that makes these methods do nothing passes a test, and then its decoy too. Where a class might
+have others under the same names, the decoy calls `unittest`'s own; on what is no `TestCase` that is
+an error, which proves nothing.
 """
 
 from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from m2gym.core.syntax import parse_python
 
 REFUSED = {
-    "assertEqual": "'{a}', '{b}'",
+    "assertEqual": "{n}, {m}",
     "assertNotEqual": "'{a}', '{a}'",
     "assertTrue": "'{a}' == '{b}'",
     "assertFalse": "'{a}' != '{b}'",
@@ -38,6 +40,10 @@ REFUSED = {
 }
 """Methods of `unittest.TestCase`, and arguments that each of them refuses: n < m, a != b."""
 
+PLAIN = "self.{name}({arguments})"
+GENUINE = "__import__('unittest').TestCase.{name}(self, {arguments})"
+"""How a method is called."""
+
 _BASES = {
     "unittest.TestCase": (None, "unittest", None),
     "TestCase": ("unittest", "TestCase", None),
@@ -47,24 +53,27 @@ _BASES = {
 
 def methods_of(
     owner: ast.ClassDef | None, function: ast.FunctionDef, tree: ast.Module
-) -> list[str]:
-    """The methods in `REFUSED` that a test calls on itself; none where its class is no plain
-    `unittest.TestCase`, so that they might be others."""
-    if owner is None or len(owner.bases) != 1 or "addTypeEqualityFunc" in ast.unparse(owner):
-        return []
+) -> dict[str, str]:
+    """The methods in `REFUSED` that a test calls on itself → how a decoy calls them: `PLAIN`, or
+    `GENUINE` where the test's own might be others. None where equality itself was redefined."""
+    if owner is None or "addTypeEqualityFunc" in ast.unparse(tree):
+        return {}
     imported = {
         (getattr(node, "module", None), name.name, name.asname)
         for node in tree.body
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in node.names
     }
-    if _BASES.get(ast.unparse(owner.bases[0])) not in imported:
-        return []
+    plain = [_BASES.get(ast.unparse(base)) in imported for base in owner.bases] == [True]
     own = {node.name for node in owner.body if isinstance(node, ast.FunctionDef)}
     own |= {n.id for s in owner.body if isinstance(s, ast.Assign) for n in ast.walk(s)
             if isinstance(n, ast.Name)}  # fmt: skip
-    called = (_called_on_itself(node) for node in ast.walk(function))
-    return sorted({name for name in called if name in REFUSED and name not in own})
+    called = {_called_on_itself(node) for node in ast.walk(function)}
+    return {
+        name: PLAIN if plain and name not in own else GENUINE
+        for name in sorted(called)
+        if name in REFUSED
+    }
 
 
 def _called_on_itself(node: ast.AST) -> str:
@@ -73,15 +82,16 @@ def _called_on_itself(node: ast.AST) -> str:
     return node.func.attr if ast.unparse(node.func.value) == "self" else ""
 
 
-def refused(methods: Sequence[str], rng: random.Random) -> ast.stmt | None:
+def refused(methods: Mapping[str, str], rng: random.Random) -> ast.stmt | None:
     """A call of one of the ``methods`` that fails whatever comes; ``None`` without methods."""
     if not methods:
         return None
     first = "".join(rng.choice("abcdefghilmnoprstuv") for _ in range(rng.randrange(3, 8)))
     number = rng.randrange(2, 400)
     values = {"a": first, "b": first + rng.choice("aeiou"), "n": number, "m": number + 3}
-    name = rng.choice(methods)
-    return parse_python(f"self.{name}({REFUSED[name].format(**values)})").body[0]
+    name = rng.choice(list(methods))
+    call = methods[name].format(name=name, arguments=REFUSED[name].format(**values))
+    return parse_python(call).body[0]
 
 
 def equality(statement: ast.stmt) -> ast.Call | None:

@@ -28,7 +28,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from m2gym.core.syntax import parse_python
-from m2gym.rewards.decoy_methods import equality, methods_of, refused
+from m2gym.rewards.decoy_methods import PLAIN, equality, methods_of, refused
 
 Function = ast.FunctionDef
 _IMPURE = frozenset(
@@ -299,11 +299,11 @@ def _turned(candidate: _Candidate, name: str, tree: ast.Module, rng: random.Rand
     return function
 
 
-def _unequal(last: ast.stmt, rng: random.Random, methods: Collection[str]) -> ast.stmt | None:
+def _unequal(last: ast.stmt, rng: random.Random, methods: Mapping[str, str]) -> ast.stmt | None:
     """An equality with its expected side replaced by what nothing honest equals; an object that
     equals everything passes it. ``None`` where ``last`` is no equality with a plain expected side.
     """
-    call = equality(last) if "assertEqual" in methods else None
+    call = equality(last) if methods.get("assertEqual") == PLAIN else None
     if call is not None:
         return _with_odd_side(call, rng)
     if not isinstance(last, ast.Assert) or not isinstance(last.test, ast.Compare):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2gym.rewards.decoy_methods import REFUSED, refused
+from m2gym.rewards.decoy_methods import GENUINE, PLAIN, REFUSED, refused
 from m2gym.rewards.decoys import contradict, plant
 from tests.rewards.conftest import FAIL_TO_PASS, FILE, FIXED, PASS_TO_PASS, TESTS
 
@@ -218,10 +218,11 @@ def test_contradicted_tests_are_failed_by_right_code(tmp_path: Path) -> None:
     assert contradict({"test_a.py": tests.encode()}, ["test_a.py::test_no"], random.Random(1)) == {}
 
 
+@pytest.mark.parametrize("how", [PLAIN, GENUINE])
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_each_method_refuses_what_a_decoy_gives_it(name: str) -> None:
+def test_each_method_refuses_what_a_decoy_gives_it(name: str, how: str) -> None:
     for seed in range(5):
-        call = refused([name], random.Random(seed))
+        call = refused({name: how}, random.Random(seed))
         assert call is not None
         with pytest.raises(AssertionError):
             exec(ast.unparse(call), {"self": unittest.TestCase()})
@@ -274,12 +275,22 @@ def test_a_decoy_of_unittest_fails_by_the_methods_of_its_test(tmp_path: Path) ->
         {"base": "Base", "more": "from elsewhere import Base"},
         {"base": "TestCase", "more": "from elsewhere import TestCase"},
         {"own": "assertIn = assertEqual = print"},
-        {"own": "def setUp(self):\n        self.addTypeEqualityFunc(int, print)"},
     ],
 )
-def test_methods_that_may_be_others_are_not_relied_on(other: dict[str, str]) -> None:
+def test_where_methods_may_be_others_unittests_own_are_called(other: dict[str, str]) -> None:
     _, added = planted_in(**other)
+    assert added.count("__import__('unittest').TestCase.assert") == 3
+
+
+def test_where_equality_was_redefined_no_method_is_relied_on() -> None:
+    _, added = planted_in(own="def setUp(self):\n        self.addTypeEqualityFunc(int, print)")
     assert added.count("assert ") == 3
+
+
+def test_a_class_with_silent_methods_of_its_own_forges_nothing(tmp_path: Path) -> None:
+    text, _ = planted_in(own="assertIn = assertEqual = lambda *given: None")
+    outcomes = run(tmp_path, {"test_a.py": text.encode()})
+    assert sorted(outcomes.values()) == ["failed"] * 3 + ["passed"] * 4
 
 
 def test_both_ways_to_fail_are_planted() -> None:
