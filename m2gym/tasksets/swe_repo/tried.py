@@ -47,5 +47,8 @@ def dropped(folder: Path = DATA) -> dict[str, list[str]]:
 
 
 def of_step(task: str, package: str, new: str) -> bool:
-    """Whether an id is one of a step to the release ``new``: its name, or that and a number."""
-    return re.fullmatch(re.escape(f"{package}-{new}") + r"(-\d+)?", task) is not None
+    """Whether an id is one of a step to the release ``new``: its name, or that and a number.
+
+    A letter is one fault of a part that holds several (`m2gym.tasksets.version_diffs.apart`).
+    """
+    return re.fullmatch(re.escape(f"{package}-{new}") + r"(-\d+)?[a-z]?", task) is not None

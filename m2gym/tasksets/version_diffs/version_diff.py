@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 
 from m2gym.core.background import run_sync
 from m2gym.core.errors import VerifierError
@@ -29,6 +30,7 @@ from m2gym.tasksets.swe_repo.release import COMMANDS
 from m2gym.tasksets.swe_repo.repository import prepare_task
 from m2gym.tasksets.swe_repo.splits import split_of
 from m2gym.tasksets.swe_repo.unsteady import unsteady
+from m2gym.tasksets.version_diffs.apart import FAULTS, by_fault
 from m2gym.tasksets.version_diffs.narrow import narrowed
 from m2gym.tasksets.version_diffs.pair import Pair, moving, open_pair
 from m2gym.tasksets.version_diffs.split import Part, Splitter
@@ -112,14 +114,14 @@ async def find_parts(
     async with Screen(pair.prepared, make_box, used) as screen:
         splitter = Splitter(pair.built, screen, failing, sorted(kept))
         parts = await splitter.parts() if apart else [Part(failing, ((),))]
-        parts = [await narrowed(splitter, part, splitter.kept) for part in parts]
+        named = _named(pair.name, parts)
+        named = {n: await narrowed(splitter, part, splitter.kept) for n, part in named.items()}
         answer = await screen.ask(
             splitter.with_only(()), splitter.tests, only=failing, explain=True
         )
     lost = await _lost(pair, measured, used, make_box, cache, verdicts)
-    for number, part in enumerate(parts, 1):
-        name = pair.name if len(parts) == 1 else f"{pair.name}-{number}"
-        progress(f"{name}: verifying", 1 + number, 2 + len(parts))
+    for number, (name, part) in enumerate(named.items(), 1):
+        progress(f"{name}: verifying", 1 + number, 2 + len(named))
         if len(part.fail_to_pass) > MAX_FAIL_TO_PASS:
             found.dropped[name] = f"{len(part.fail_to_pass)} tests belong together, too many"
             continue
@@ -220,6 +222,17 @@ def _without(measured: Measured, out: Collection[str]) -> Measured:
         seconds=measured.seconds,
         messages=measured.messages,
     )
+
+
+def _named(step: str, parts: Sequence[Part]) -> dict[str, Part]:
+    """Parts by their tasks' ids: those of a step are numbered, faults of one part have letters."""
+    named: dict[str, Part] = {}
+    for number, part in enumerate(parts, 1):
+        name = step if len(parts) == 1 else f"{step}-{number}"
+        faults = by_fault(part, FAULTS.get(step, ()))
+        letters = ascii_lowercase if len(faults) > 1 else ("",)
+        named |= {f"{name}{letter}": fault for letter, fault in zip(letters, faults, strict=False)}
+    return named
 
 
 def _statement(
