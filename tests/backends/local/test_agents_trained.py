@@ -142,6 +142,7 @@ SHORT = (
 
 @pytest.mark.agents
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["mini-swe-agent", "codex", "codex as it comes"])
 async def test_a_real_agent_is_trained_through_the_gateway(bwrap, tmp_path, name):
     """A random model makes no sense to it, but every call is recorded, graded and trained on."""
