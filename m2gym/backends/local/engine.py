@@ -4,10 +4,11 @@
                    ▲                │
                    └── preempted ───┘  no memory left, or the weights have changed
 
-A pass runs in one worker thread, so the event loop stays free; whoever calls `generate` meanwhile
-is admitted before the next pass. After `update_weights` every running sequence goes on where it
-was, its keys and values computed anew: each token's logprob is exactly that of the weights whose
-version it carries.
+Passes run in one worker thread, so the event loop stays free; whoever calls `generate` meanwhile
+is admitted before the next pass. Prompts are fed first; then every sequence gets its tokens, pass
+after pass, until one ends, is asked to, or another waits. After `update_weights` every running
+sequence goes on where it was, its keys and values computed anew: each token's logprob is exactly
+that of the weights whose version it carries.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
+from m2gym.backends.local.batch import Batch
 from m2gym.backends.local.decode import Decoder
 from m2gym.backends.local.hooked import HookedModel
-from m2gym.backends.local.sampler import Draw, check_sampling, draw
-from m2gym.backends.local.spans import Piece
+from m2gym.backends.local.memory import keep_freed
+from m2gym.backends.local.sampler import Draw, Draws, check_sampling, draw
+from m2gym.backends.local.spans import Piece, apart
 from m2gym.backends.local.step import Step
 from m2gym.backends.local.store import Row, Shape, Store
+from m2gym.backends.local.threads import Lanes, one_thread
 from m2gym.core.errors import BudgetError, InputError, ModelError
 from m2gym.core.protocols import Sampling, TokenOutput
 
@@ -51,6 +57,11 @@ class _Sequence:
     versions: list[int] = field(default_factory=list)
     row: Row | None = None
     stop: str | None = None
+
+    @property
+    def last(self) -> int:
+        """The id that is fed next when only one is behind."""
+        return self.ids[-1] if self.ids else self.prompt[-1]
 
     def todo(self) -> list[int]:
         """Ids without keys and values; at least the last."""
@@ -108,10 +119,14 @@ class LocalEngine:
         self.decoder: Decoder | None = None
         if on_gpu if fixed is None else fixed:
             self.decoder = Decoder(model, self.store, capture=on_gpu)
+        self._batch: Batch | None = None
+        keep_freed()
+        self.lanes = Lanes() if model.layers_of_m2 is not None else None
         self._seeds = np.random.default_rng(seed)
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
         self._paused = False
+        self._asking = 0
         self._driver: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "m2gym-engine")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -156,7 +171,7 @@ class LocalEngine:
             if sequence.session == session_id:
                 sequence.stop = "abort"
         self._enter()
-        async with self._stepping:
+        async with self._between_passes():
             self._end_stopped()
             self.store.forget(session_id)
 
@@ -164,13 +179,13 @@ class LocalEngine:
         """Stop between two passes; sequences keep their place. Returns when none is under way."""
         self._enter()
         self._paused = True
-        async with self._stepping:
+        async with self._between_passes():
             pass
 
     async def update_weights(self, version: int) -> None:
         """The model's weights were changed (paused): tokens from now on carry ``version``."""
         self._enter()
-        async with self._stepping:
+        async with self._between_passes():
             self.version = version
             self.model.refresh()
             for sequence in reversed(self._running):
@@ -186,8 +201,10 @@ class LocalEngine:
         self._wake()
 
     def close(self) -> None:
-        """End the worker thread."""
+        """End the worker threads."""
         self._thread.shutdown(wait=True)
+        if self.lanes is not None:
+            self.lanes.close()
 
     def _checked(self, ids: Sequence[int], sampling: Sampling) -> list[int]:
         check_sampling(sampling)
@@ -218,6 +235,16 @@ class LocalEngine:
                 self._waiting.clear()
                 self._clear()
         return loop
+
+    @asynccontextmanager
+    async def _between_passes(self) -> AsyncIterator[None]:
+        """When none is under way, which the driver is asked for."""
+        self._asking += 1
+        try:
+            async with self._stepping:
+                yield
+        finally:
+            self._asking -= 1
 
     def _wake(self) -> None:
         if not self._paused and (self._driver is None or self._driver.done()):
@@ -257,6 +284,7 @@ class LocalEngine:
 
     def _clear(self) -> None:
         self.store.clear()
+        self._batch = None
         if self.decoder is not None:
             self.decoder.forget()
 
@@ -271,72 +299,113 @@ class LocalEngine:
 
     @torch.no_grad()
     def _tokens(self) -> None:
-        """Admit, feed, sample: one token for every sequence whose prompt is through."""
+        """Admit; feed what is behind, or else every sequence a token until something changes."""
         self._admit()
-        pieces = self._pieces()
-        if self.decoder is not None and self._only_decodes(pieces):
-            self._decode(self.decoder)
-            return
-        step = Step(self.store, pieces)
+        with nullcontext() if self.lanes is None else one_thread():
+            pieces = self._pieces()
+            if pieces:
+                self._feed(pieces)
+                return
+            decode = self._decoding()
+            while True:
+                decode()
+                if self._changed():
+                    return
+
+    def _changed(self) -> bool:
+        """Whether decoding cannot just go on."""
+        return (
+            self._paused
+            or self._asking > 0
+            or (bool(self._waiting) and not self.store.full)
+            or any(sequence.stop is not None for sequence in self._running)
+        )
+
+    def _feed(self, pieces: Sequence[Piece]) -> None:
+        """A pass over prompts; a token for each that is through."""
+        parts = [pieces] if self.lanes is None else apart(pieces, self.lanes.count)
+        steps = [Step(self.store, part) for part in parts]
+        states = (
+            [self._hidden(steps[0])] if self.lanes is None else self.lanes.map(self._hidden, steps)
+        )
+        last: dict[int, torch.Tensor] = {}
+        for step, hidden_T_H in zip(steps, states, strict=True):
+            step.done()
+            ends = zip(step.order, step.last, strict=True)
+            last |= {id(piece.owner): hidden_T_H[at] for piece, at in ends}
+        ready = [s for s in self._running if id(s.row) in last and not s.todo()]
+        if ready:
+            logits = self.model.logits(torch.stack([last[id(s.row)] for s in ready]))
+            self._take(ready, *draw(logits, [s.draw() for s in ready]))
+
+    @torch.no_grad()
+    def _hidden(self, step: Step) -> torch.Tensor:
         device = self.model.device
-        hidden_T_H = self.model.hidden(
+        return self.model.hidden(
             torch.tensor(step.ids, device=device),
             torch.tensor(step.positions, device=device),
             step.attend,
         )
-        step.done()
-        last = dict(zip((id(piece.owner) for piece in step.order), step.last, strict=True))
-        ready = [s for s in self._running if id(s.row) in last and not s.todo()]
-        if ready:
-            logits = self.model.logits(hidden_T_H[[last[id(s.row)] for s in ready]])
-            self._take(ready, *draw(logits, [s.draw() for s in ready]))
 
-    def _only_decodes(self, pieces: Sequence[Piece]) -> bool:
-        """Whether every running sequence is fed its last token, and nothing else is fed."""
-        assert self.decoder is not None
-        rows = [piece.owner for piece in pieces if isinstance(piece.owner, Row)]
-        return (
-            len(rows) == len(pieces) == len(self._running)
-            and all(len(sequence.todo()) == 1 for sequence in self._running)
-            and self.decoder.fits(rows)
-        )
+    def _decoding(self) -> Callable[[], None]:
+        """What gives every running sequence a token, as often as it is called."""
+        rows = {id(s.row): s for s in self._running}
+        if self.decoder is not None:
+            held = [s.row for s in self._running if s.row is not None]
+            if self.decoder.fits(held):
+                return partial(self._decode, self.decoder)
+        self._batch = Batch(self.store, [s.row for s in self._running if s.row], self._batch)
+        ordered = [rows[id(row)] for row in self._batch.rows]
+        return partial(self._decode_batch, self._batch, ordered, Draws(s.sampling for s in ordered))
 
     def _decode(self, decoder: Decoder) -> None:
         rows = [s.row for s in self._running if s.row is not None]
-        ids = [s.todo()[0] for s in self._running]
+        ids = [s.last for s in self._running]
         found = decoder.run(rows, ids, [s.draw() for s in self._running])
         self._take(self._running, *found)
 
+    def _decode_batch(self, batch: Batch, ordered: Sequence[_Sequence], draws: Draws) -> None:
+        ids = [s.last for s in ordered]
+        positions_B = batch.begin()
+        ids_B = torch.tensor(ids, device=self.model.device)
+        hidden_B_H = self.model.hidden(ids_B, positions_B, batch.attend)
+        batch.done(ids)
+        logits_B_V = self.model.logits(hidden_B_H)
+        self._take(ordered, *draws.of(logits_B_V, [s.random.random() for s in ordered]))
+
     def _admit(self) -> None:
+        if not self._waiting or self.store.full:
+            return
+        whole = deque(np.array([*s.prompt, *s.ids], np.int64) for s in self._waiting)
         while self._waiting and not self.store.full:
-            sequence = self._waiting.popleft()
-            ids = np.array([*sequence.prompt, *sequence.ids], np.int64)
-            others = [np.array([*s.prompt, *s.ids], np.int64) for s in self._waiting]
-            sequence.row = self.store.open(ids, sequence.session, others)
+            sequence, ids = self._waiting.popleft(), whole.popleft()
+            sequence.row = self.store.open(ids, sequence.session, whole)
             self._running.append(sequence)
         self.store.shrink()
 
     def _pieces(self) -> list[Piece]:
-        left = self.pass_tokens
+        """What is behind, as much as a pass takes; what is longer than a pass is cut."""
         pieces: list[Piece] = []
-        open_nodes = set()
+        left, behind = self.pass_tokens, set()
         for node in sorted(self.store.nodes(), key=lambda n: n.start):
             if node.filled < len(node.ids):
-                some = node.ids[node.filled : node.filled + left].tolist()
-                left -= len(some)
-                if node.filled + len(some) < len(node.ids):
-                    open_nodes.add(id(node))
-                if some:
+                some = node.ids[node.filled : node.filled + self.pass_tokens].tolist()
+                fed = len(some) <= left and not any(id(n) in behind for n in node.path())
+                if fed:
+                    left -= len(some)
                     pieces.append(Piece(node, some))
+                if not fed or node.filled + len(some) < len(node.ids):
+                    behind.add(id(node))
         for sequence in self._running:
-            row = sequence.row
+            row, todo = sequence.row, sequence.todo()
             assert row is not None
-            if any(id(node) in open_nodes for node in row.prefix()):
-                continue
-            todo = sequence.todo()
-            some = todo if len(todo) == 1 else todo[: max(left, 0)]
-            left -= len(some)
-            if some:
+            some = todo[: self.pass_tokens]
+            if (
+                len(todo) > 1
+                and len(some) <= left
+                and not any(id(n) in behind for n in row.prefix())
+            ):
+                left -= len(some)
                 pieces.append(Piece(row, some))
         return pieces
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from m2gym.backends.local.m2_layers import M2Layers
+from m2gym.backends.local.products import linear
 from m2gym.core.errors import InputError, M2GymError
 from m2gym.forge.soundness import refuse_unsound
 
@@ -111,7 +112,8 @@ class HookedModel:
         weight, bias = self.head.weight, getattr(self.head, "bias", None)
         if weight.dtype != kind:
             weight = weight.to(kind) if torch.is_grad_enabled() else self._frozen_head(kind)
-        return F.linear(hidden_P_H.to(kind), weight, None if bias is None else bias.to(kind))
+        found = linear(hidden_P_H.to(kind), weight)
+        return found if bias is None else found + bias.to(kind)
 
     def refresh(self) -> None:
         """The weights have changed; what was made of them is made anew in its place."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from m2gym.backends.local.products import linear
 from m2gym.core.errors import M2GymError
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 ALIGNED = 4
 """Numbers in 16 bytes of fp32: grouped products want rows of a multiple of them."""
+
+MANY = 64
+"""Rows an expert from which experts are computed one by one, what lies between their two products
+still in the processor's cache; ours, measured."""
 
 
 class LayersMismatchError(M2GymError):
@@ -36,14 +41,23 @@ def expert_sum(
     experts, top_k = gate_up_E_J_H.shape[0], index_T_K.shape[1]
     flat_P = index_T_K.reshape(-1)
     order_P = flat_P.argsort()
-    ends_E = torch.bincount(flat_P, minlength=experts).cumsum(0).to(torch.int32)
+    count_E = torch.bincount(flat_P, minlength=experts)
     token_P = order_P.div(top_k, rounding_mode="floor")
-    rows = x_T_H.index_select(0, token_P)
-    gate, up = F.grouped_mm(rows, gate_up_E_J_H.transpose(1, 2), offs=ends_E).chunk(2, -1)
-    weight_P = weight_T_K.reshape(-1).index_select(0, order_P)
-    inner = F.silu(gate) * up * weight_P[:, None]
-    out = F.grouped_mm(inner, down_E_H_I.transpose(1, 2), offs=ends_E)
-    return torch.zeros_like(x_T_H).index_add(0, token_P, out)
+    rows_P_H = x_T_H.index_select(0, token_P)
+    weight_P = weight_T_K.reshape(-1).index_select(0, order_P)[:, None]
+    out_T_H = torch.zeros_like(x_T_H)
+    if len(flat_P) < MANY * experts:
+        ends_E = count_E.cumsum(0).to(torch.int32)
+        gate, up = F.grouped_mm(rows_P_H, gate_up_E_J_H.transpose(1, 2), offs=ends_E).chunk(2, -1)
+        inner = F.silu(gate) * up * weight_P
+        out = F.grouped_mm(inner, down_E_H_I.transpose(1, 2), offs=ends_E)
+        return out_T_H.index_add(0, token_P, out)
+    split = [torch.split(x, count_E.tolist()) for x in (rows_P_H, weight_P, token_P)]
+    for rows, weight, token, gate_up, down in zip(*split, gate_up_E_J_H, down_E_H_I, strict=True):
+        if len(rows):
+            gate, up = linear(rows, gate_up).chunk(2, -1)
+            out_T_H.index_add_(0, token, linear(F.silu(gate) * up * weight, down))
+    return out_T_H
 
 
 class M2Layers:
@@ -54,7 +68,7 @@ class M2Layers:
         self.heads, self.keys = int(config.num_attention_heads), int(config.num_key_value_heads)
         self.width, self.top_k = int(config.head_dim), int(config.num_experts_per_tok)
         self.eps = float(config.rms_norm_eps)
-        self._cos = self._sin = torch.empty(0, 0)
+        self._turns = torch.empty(2, 0)
 
     def __call__(
         self, ids_T: torch.Tensor, positions_T: torch.Tensor, attend: Attend
@@ -74,13 +88,15 @@ class M2Layers:
         return F.rms_norm(x, x.shape[-1:], norm.weight, self.eps)
 
     def _angles(self, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines, T x 1 x half of what is rotated."""
-        most = int(positions_T.max()) + 1
-        if most > len(self._cos):
+        """Cosines and signed sines, T x 1 x what is rotated."""
+        most, turns = int(positions_T.max()) + 1, self._turns
+        if most > turns.shape[1]:
             frequency = self.decoder.rotary_emb.inv_freq
             angle = torch.arange(2 * most)[:, None].float() * frequency[None]
-            self._cos, self._sin = angle.cos()[:, None], angle.sin()[:, None]
-        return self._cos[positions_T], self._sin[positions_T]
+            cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+            turns = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
+            self._turns = turns
+        return turns[0, positions_T], turns[1, positions_T]
 
     def _attention(
         self,
@@ -92,26 +108,26 @@ class M2Layers:
         attend: Attend,
     ) -> torch.Tensor:
         tokens = len(x)
-        q = self._norm(F.linear(x, attention.q_proj.weight), attention.q_norm)
-        k = self._norm(F.linear(x, attention.k_proj.weight), attention.k_norm)
-        v = F.linear(x, attention.v_proj.weight).view(tokens, self.keys, self.width)
+        q = self._norm(linear(x, attention.q_proj.weight), attention.q_norm)
+        k = self._norm(linear(x, attention.k_proj.weight), attention.k_norm)
+        v = linear(x, attention.v_proj.weight).view(tokens, self.keys, self.width)
         both = torch.cat((q, k), -1).view(tokens, self.heads + self.keys, self.width)
-        half = cos.shape[-1]
-        first, second, kept = both[..., :half], both[..., half : 2 * half], both[..., 2 * half :]
-        turned = torch.cat(
-            (first * cos - second * sin, second * cos + first * sin, kept), -1
-        ).transpose(0, 1)
+        width = cos.shape[-1]
+        first, kept = torch.split(both, [width, self.width - width], -1)
+        turned = torch.addcmul(first * cos, first.roll(width // 2, -1), sin)
+        turned = torch.cat((turned, kept), -1).transpose(0, 1)
+        q, k = torch.split(turned, [self.heads, self.keys])
         out = attend(
             number,
-            turned[: self.heads],
-            turned[self.heads :],
+            q,
+            k,
             v.transpose(0, 1),
             float(attention.scaling),
         )
-        return F.linear(out.transpose(0, 1).reshape(tokens, -1), attention.o_proj.weight)
+        return linear(out.transpose(0, 1).reshape(tokens, -1), attention.o_proj.weight)
 
     def _mixture(self, block: Any, x: torch.Tensor) -> torch.Tensor:
-        score = torch.sigmoid(F.linear(x, block.gate.weight))
+        score = torch.sigmoid(linear(x, block.gate.weight))
         with torch.no_grad():
             chosen = score + block.e_score_correction_bias
             index = chosen.topk(self.top_k, -1, sorted=False).indices

@@ -51,20 +51,20 @@ def run(batches: tuple[int, ...] = (16, 64), repeat: int = 3) -> list[dict[str, 
 def _engine(model: Any, prompts: list[list[int]]) -> Callable[[int], None]:
     hooked = HookedModel(model)
     use_layers(hooked)
+    engine = LocalEngine(hooked)
+
+    async def all_of_them(new: int) -> None:
+        await engine.update_weights(engine.version + 1)
+        sampling = [Sampling(max_tokens=new, seed=n) for n in range(len(prompts))]
+        await asyncio.gather(
+            *(
+                engine.generate(ids, how, session_id=str(n))
+                for n, (ids, how) in enumerate(zip(prompts, sampling, strict=True))
+            )
+        )
 
     def work(new: int) -> None:
-        async def all_of_them() -> None:
-            engine = LocalEngine(hooked)
-            sampling = [Sampling(max_tokens=new, seed=n) for n in range(len(prompts))]
-            await asyncio.gather(
-                *(
-                    engine.generate(ids, how, session_id=str(n))
-                    for n, (ids, how) in enumerate(zip(prompts, sampling, strict=True))
-                )
-            )
-            engine.close()
-
-        asyncio.run(all_of_them())
+        asyncio.run(all_of_them(new))
 
     return work
 

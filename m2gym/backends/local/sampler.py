@@ -8,7 +8,7 @@ training compares with. Temperature 0 takes the likeliest token; its logprob is 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,31 @@ class Draw:
     def cut(self) -> bool:
         """Whether tokens are left out."""
         return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0)
+
+
+class Draws:
+    """How the same sequences' next tokens are taken, pass after pass."""
+
+    def __init__(self, samplings: Iterable[Sampling]) -> None:
+        self.samplings = list(samplings)
+        self._cut = any(self._draw(n, 0.0).cut for n in range(len(self.samplings)))
+        self._temperature_B = torch.tensor(
+            [how.temperature for how in self.samplings], dtype=torch.float64
+        )
+
+    def of(self, logits_B_V: torch.Tensor, u: Sequence[float]) -> tuple[list[int], list[float]]:
+        """`draw`, with a random number for each row."""
+        if self._cut:
+            return draw(logits_B_V, [self._draw(n, one) for n, one in enumerate(u)])
+        device = logits_B_V.device
+        self._temperature_B = self._temperature_B.to(device)
+        u_B = torch.tensor(u, dtype=torch.float64, device=device)
+        token_B, logprob_B = sample(logits_B_V, self._temperature_B, u_B)
+        return token_B.tolist(), logprob_B.tolist()
+
+    def _draw(self, n: int, u: float) -> Draw:
+        how = self.samplings[n]
+        return Draw(how.temperature, how.top_p, how.top_k, u)
 
 
 def check_sampling(sampling: Sampling) -> None:

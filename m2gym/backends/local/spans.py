@@ -61,6 +61,22 @@ def ranges(paths: Sequence[Sequence[Node]]) -> list[tuple[Node, int, int]]:
     return list(found.values())
 
 
+def apart(pieces: Sequence[Piece], most: int) -> list[list[Piece]]:
+    """At most so many parts of about as many tokens each; what hangs on one root stays together."""
+    families: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        root = piece.before[0] if piece.before else piece.owner
+        families.setdefault(id(root), []).append(piece)
+    sized = [(sum(len(piece.ids) for piece in family), family) for family in families.values()]
+    parts: list[list[Piece]] = [[] for _ in range(min(most, len(sized)))]
+    tokens = [0] * len(parts)
+    for size, family in sorted(sized, key=lambda pair: pair[0], reverse=True):
+        least = tokens.index(min(tokens))
+        parts[least] += family
+        tokens[least] += size
+    return parts
+
+
 @dataclass(frozen=True)
 class _Span:
     """A piece in the row fed: tokens ``q0`` to ``q1``."""
@@ -146,12 +162,16 @@ def _alike(spans: Sequence[_Span]) -> list[list[_Span]]:
 
 
 class _Square:
-    """New tokens of some spans attending to each other, padded to the longest."""
+    """New tokens of some spans attending to each other, padded to the longest; nothing is moved
+    where spans of one length stand side by side."""
 
     def __init__(self, spans: Sequence[_Span], device: torch.device) -> None:
-        self.first = spans[0]
+        self.first, self.count = spans[0], len(spans)
+        self.size = spans[0].q1 - spans[0].q0
+        self.end = spans[0].q0 + self.count * self.size
         self.at_B_n: torch.Tensor | None = None
-        if len(spans) > 1:
+        ends = [self.first.q0 + (n + 1) * self.size for n in range(self.count)]
+        if [span.q1 for span in spans] != ends:
             first_B = torch.tensor([span.q0 for span in spans])
             length_B = torch.tensor([span.q1 - span.q0 for span in spans])
             n = torch.arange(int(length_B.max()))[None]
@@ -177,16 +197,17 @@ class _Square:
         out, lse = block(q, k, v, scale, causal=True)
         out = out.view(-1, keys, group, q.shape[2], width).permute(1, 0, 3, 2, 4)
         lse = lse.view(-1, keys, group, q.shape[2]).permute(1, 0, 3, 2)
-        if self.at_B_n is None:
-            new = slice(self.first.q0, self.first.q1)
-            out_K_T_G_D[:, new], lse_K_T_G[:, new] = out[:, 0], lse[:, 0]
-            return
         out, lse = out.reshape(keys, -1, group, width), lse.reshape(keys, -1, group)
+        if self.at_B_n is None:
+            new = slice(self.first.q0, self.end)
+            out_K_T_G_D[:, new], lse_K_T_G[:, new] = out, lse
+            return
         out_K_T_G_D[:, self.token_P] = out[:, self.place_P].to(out_K_T_G_D.dtype)
         lse_K_T_G[:, self.token_P] = lse[:, self.place_P].to(lse_K_T_G.dtype)
 
     def _of(self, x_H_T_D: torch.Tensor) -> torch.Tensor:
         """B x heads x n x D."""
         if self.at_B_n is None:
-            return x_H_T_D[None, :, self.first.q0 : self.first.q1]
+            new = x_H_T_D[:, self.first.q0 : self.end]
+            return new.reshape(len(new), self.count, self.size, -1).transpose(0, 1)
         return x_H_T_D[:, self.at_B_n].transpose(0, 1)

@@ -13,7 +13,7 @@ it, until another sequence needs the place. Sharing is on token ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -199,6 +199,16 @@ class Store:
         if row is not None:
             self._drop(row)
 
+    def pack(self, rows: Sequence[Row]) -> None:
+        """Move running rows to the first places; who had those takes theirs."""
+        self.reserve(0)
+        inside = {row.slot: row for row in rows if row.slot < len(rows)}
+        others = {row.slot: row for row in self._rows()}
+        holes = iter(sorted(set(range(len(rows))) - inside.keys()))
+        for row in rows:
+            if row.slot >= len(rows):
+                self._swap(row, next(holes), others)
+
     def reserve(self, length: int) -> None:
         """Make room for ``length`` tokens in every row."""
         slots, cap = self.places, self.k[0].shape[2]
@@ -318,6 +328,20 @@ class Store:
             self.forget(oldest.session)
         self._free.sort(reverse=True)
         return self._free.pop()
+
+    def _swap(self, row: Row, slot: int, owners: Mapping[int, Row]) -> None:
+        """Give a row another place, and who has that the row's."""
+        other = owners.get(slot)
+        for held in [*self.k, *self.v]:
+            mine = held[row.slot, :, : len(row.ids)].clone()
+            if other is not None:
+                held[row.slot, :, : len(other.ids)] = held[slot, :, : len(other.ids)]
+            held[slot, :, : len(row.ids)] = mine
+        if other is None:
+            self._free[self._free.index(slot)] = row.slot
+        else:
+            other.slot = row.slot
+        row.slot = slot
 
     def _drop(self, row: Row) -> None:
         self._free.append(row.slot)

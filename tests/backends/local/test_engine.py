@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 
 from m2gym.backends.local.engine import LocalEngine  # noqa: E402
 from m2gym.backends.local.hooked import HookedModel  # noqa: E402
+from m2gym.backends.local.m2_layers import use_layers  # noqa: E402
 from m2gym.core.errors import BudgetError, InputError, ModelError  # noqa: E402
 from m2gym.core.protocols import Sampling  # noqa: E402
 from tests.backends.local.models import VOCABULARY, tiny  # noqa: E402
@@ -19,7 +20,7 @@ from tests.backends.local.models import VOCABULARY, tiny  # noqa: E402
 FIXED = pytest.mark.parametrize("fixed", [False, True], ids=["growing", "fixed"])
 """Decoding in shapes that grow, and in those that a GPU would capture."""
 
-KINDS = ["llama", "qwen3_moe", "minimax_m2"]
+KINDS = ["llama", "qwen3_moe", "minimax_m2", "minimax_m2 in few operations"]
 
 
 def prompt(n, seed=0):
@@ -34,9 +35,11 @@ def own_logprobs(model, ids, at, temperature=1.0):
     return [float(logp[n - 1, ids[n]]) for n in range(at, len(ids))]
 
 
-def engine_of(model, **options):
+def engine_of(model, few=False, **options):
     hooked = HookedModel(copy.deepcopy(model))
     hooked.check()
+    if few:
+        assert use_layers(hooked)
     return LocalEngine(hooked, **options)
 
 
@@ -54,8 +57,8 @@ def close(a, b, atol=2e-4):
 @FIXED
 @pytest.mark.parametrize("kind", KINDS)
 async def test_greedy_and_logprobs_are_those_of_transformers(kind, fixed):
-    model = tiny(kind)
-    engine = engine_of(model, fixed=fixed)
+    model = tiny(kind.split()[0])
+    engine = engine_of(model, kind == KINDS[-1], fixed=fixed)
     prompts = [prompt(n, n) for n in (1, 5, 40, 70)]
     outputs = await asyncio.gather(
         *(
@@ -74,8 +77,8 @@ async def test_greedy_and_logprobs_are_those_of_transformers(kind, fixed):
 @FIXED
 @pytest.mark.parametrize("kind", KINDS)
 async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind, fixed):
-    model = tiny(kind)
-    engine = engine_of(model, pass_tokens=64, fixed=fixed)
+    model = tiny(kind.split()[0])
+    engine = engine_of(model, kind == KINDS[-1], pass_tokens=64, fixed=fixed)
     shots = prompt(50, 1)
     groups = [[*shots, *prompt(30, 2)], [*shots, *prompt(20, 3)], prompt(25, 4)]
     sampling = [Sampling(temperature=1.3, max_tokens=10 + 3 * m, seed=m) for m in range(4)]
@@ -132,11 +135,12 @@ async def test_admission_is_continuous_and_rows_are_few(fixed):
 
 
 @FIXED
-async def test_any_mixture_of_prefixes_forks_and_turns_is_exact(fixed):
+@pytest.mark.parametrize("few", [False, True], ids=["plain", "few operations"])
+async def test_any_mixture_of_prefixes_forks_and_turns_is_exact(fixed, few):
     """Fragments put together at random, so that nodes are split, adopted from rows and given up."""
     rng = np.random.default_rng(5)
-    model = tiny()
-    engine = engine_of(model, rows=6, kv_tokens=700, pass_tokens=40, fixed=fixed)
+    model = tiny("minimax_m2")
+    engine = engine_of(model, few, rows=6, kv_tokens=700, pass_tokens=40, fixed=fixed)
     fragments = [prompt(int(n), seed) for seed, n in enumerate(rng.integers(2, 45, 6))]
     known = [[]]
     for _ in range(9):
@@ -317,6 +321,21 @@ async def test_abort_gives_what_there_is_and_the_others_go_on():
 async def test_bad_requests_say_what_is_wrong(ids, ask, error, says):
     with pytest.raises(error, match=says):
         await engine_of(tiny()).generate(ids, ask, session_id="a")
+
+
+async def test_new_weights_do_not_wait_for_running_answers():
+    """Decoding goes on by itself until somebody asks for the place between two passes."""
+    engine = engine_of(tiny())
+    running = asyncio.create_task(
+        engine.generate(prompt(20), Sampling(max_tokens=1500, seed=1), session_id="a")
+    )
+    await until(lambda: engine._running and len(engine._running[0].ids) >= 5)
+    await engine.update_weights(2)
+    assert not running.done()
+    await engine.abort("a")
+    out = await running
+    assert out.weight_versions[:5] == (0,) * 5
+    assert len(out.ids) < 1500
 
 
 async def test_the_context_ends_an_answer():
