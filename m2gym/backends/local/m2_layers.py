@@ -22,8 +22,8 @@ ALIGNED = 4
 """Numbers in 16 bytes of fp32: grouped products want rows of a multiple of them."""
 
 MANY = 64
-"""Rows an expert from which experts are computed one by one, what lies between their two products
-still in the processor's cache; ours, measured."""
+"""Rows an expert from which, without gradients, experts are computed one by one, what lies between
+their two products still in the processor's cache; ours, measured. With gradients that is slower."""
 
 
 class LayersMismatchError(M2GymError):
@@ -46,7 +46,7 @@ def expert_sum(
     rows_P_H = x_T_H.index_select(0, token_P)
     weight_P = weight_T_K.reshape(-1).index_select(0, order_P)[:, None]
     out_T_H = torch.zeros_like(x_T_H)
-    if len(flat_P) < MANY * experts:
+    if torch.is_grad_enabled() or len(flat_P) < MANY * experts:
         ends_E = count_E.cumsum(0).to(torch.int32)
         gate, up = F.grouped_mm(rows_P_H, gate_up_E_J_H.transpose(1, 2), offs=ends_E).chunk(2, -1)
         inner = F.silu(gate) * up * weight_P
