@@ -1,7 +1,7 @@
 """Memory of short-lived tensors on a CPU.
 
 glibc gives freed memory back to the system as soon as a little of it lies at the end of a thread's
-heap, and gets it again, page by page and zeroed, for the next tensor: a quarter of the time in
+heap, and gets it again, page by page and zeroed, for the next tensor: up to a third of the time in
 which m2-nano reads its prompts. `keep_freed` has it keep some.
 """
 
