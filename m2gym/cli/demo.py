@@ -99,8 +99,11 @@ def _learnt(updates: int | None) -> Learnt | None:
             "installs it, or pip install 'm2gym[train]'"
         )
         return None
+    from transformers.utils import logging
+
     from m2gym.backends.local.nano_demo import learn
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     note("m2-nano learns an invented tool from examples, which are then taken away:")
 
     def told(row: dict[str, Any]) -> None:
