@@ -10,12 +10,11 @@ import pytest
 
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Episode
-from m2gym.core.registry import ENVS
-from m2gym.core.task import PreparedTask, Reference, Task
-from m2gym.envs.catalog import EnvEntry, env_entry
+from m2gym.envs.catalog import env_entry
 from m2gym.rollout.evaluation import evaluate
 from tests.conftest import bwrap_works, require
 from tests.rewards.conftest import FILE, FIXED, Bench, site  # noqa: F401
+from tests.rewards.small import small_env
 
 
 class SpecialCase:
@@ -35,25 +34,8 @@ class SpecialCase:
 
 @pytest.fixture
 def small(tmp_path: Path, site: Path) -> Iterator[str]:  # noqa: F811
-    bench = Bench(tmp_path, site)
-
-    class Small:
-        name = "small"
-
-        def ids(self, split: str) -> list[str]:
-            return ["calc"]
-
-        def task(self, task_id: str) -> Task:
-            return bench.prepared().task
-
-        def prepare(self, task: Task) -> PreparedTask:
-            made = bench.prepared()
-            reference = Reference(files={"src/calc.py": FIXED.encode()})
-            return PreparedTask(task, made.workspace, made.hidden, reference)
-
-    ENVS.register("small-possible", EnvEntry("small-possible", Small))
-    yield "impossible:small-possible"
-    ENVS._values.pop("small-possible", None)
+    with small_env("small-possible", Bench(tmp_path, site)) as env_id:
+        yield f"impossible:{env_id}"
 
 
 def test_only_who_cheats_scores(small: str, tmp_path: Path) -> None:

@@ -9,15 +9,14 @@ import pytest
 
 from m2gym.core.errors import UnknownIdError
 from m2gym.core.registry import ENVS
-from m2gym.core.task import PreparedTask, Reference, Task
 from m2gym.core.verdict import Verdict
-from m2gym.envs.catalog import EnvEntry
 from m2gym.rollout.attacks import Attack, attacks
 from m2gym.rollout.attacks.battery import judge, run_battery
 from m2gym.rollout.evaluation import evaluate
 from m2gym.workspaces.bubblewrap import ability
 from tests.conftest import require
 from tests.rewards.conftest import FIXED, Bench, site  # noqa: F401
+from tests.rewards.small import small_env
 from tests.tasksets.harbor.test_folder import harbor
 from tests.workspaces.engine import need_engine
 
@@ -39,26 +38,8 @@ def workspace(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def small(tmp_path: Path, site: Path) -> Iterator[str]:  # noqa: F811
-    """A repository with a bug, hidden tests and a reference, as an environment."""
-    bench = Bench(tmp_path, site)
-
-    class Small:
-        name = "small"
-
-        def ids(self, split: str) -> list[str]:
-            return ["calc"]
-
-        def task(self, task_id: str) -> Task:
-            return bench.prepared().task
-
-        def prepare(self, task: Task) -> PreparedTask:
-            prepared = bench.prepared()
-            reference = Reference(files={"src/calc.py": FIXED.encode()})
-            return PreparedTask(task, prepared.workspace, prepared.hidden, reference)
-
-    ENVS.register("small-attacked", EnvEntry("small-attacked", Small))
-    yield "small-attacked"
-    ENVS._values.pop("small-attacked", None)
+    with small_env("small-attacked", Bench(tmp_path, site)) as env_id:
+        yield env_id
 
 
 def test_no_attack_on_a_repository_earns_anything(
