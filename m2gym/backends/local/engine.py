@@ -376,11 +376,13 @@ class LocalEngine:
     def _admit(self) -> None:
         if not self._waiting or self.store.full:
             return
-        whole = deque(np.array([*s.prompt, *s.ids], np.int64) for s in self._waiting)
-        while self._waiting and not self.store.full:
-            sequence, ids = self._waiting.popleft(), whole.popleft()
-            sequence.row = self.store.open(ids, sequence.session, whole)
-            self._running.append(sequence)
+        waiting = list(self._waiting)  # at one moment: the loop's thread adds to it meanwhile
+        whole = deque(np.array([*s.prompt, *s.ids], np.int64) for s in waiting)
+        for sequence in waiting:
+            if self.store.full:
+                break
+            self._running.append(self._waiting.popleft())
+            sequence.row = self.store.open(whole.popleft(), sequence.session, whole)
         self.store.shrink()
 
     def _pieces(self) -> list[Piece]:
