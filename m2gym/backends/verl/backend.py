@@ -67,6 +67,7 @@ class VerlBackend:
 
             runner = TaskRunnerV1.remote()
             done, watch = runner.run.remote(tree), Watch(ray)
+            wrong: str | None = None
             try:
                 while not ray.wait([done], timeout=LOOK)[0]:
                     _new_rows(out, rows, told)
@@ -76,8 +77,8 @@ class VerlBackend:
                         raise InfraError(f"training under verl was ended: {wrong}; {_go_on(out)}")
                 ray.get(done)
             except ray.exceptions.RayError as error:
-                # That a process died may reach the run before it reaches the watch.
-                cause = watch.dead(DEATH) or _cause(error)
+                # That a process died may reach the run before the watch, or after it.
+                cause = wrong or watch.dead(DEATH) or _cause(error)
                 raise InfraError(f"training under verl failed: {cause}; {_go_on(out)}") from error
             finally:
                 _new_rows(out, rows, told)
