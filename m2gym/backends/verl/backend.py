@@ -19,15 +19,12 @@ from m2gym.backends.verl.compose import compose
 from m2gym.backends.verl.environment import check_found, environment, prepare
 from m2gym.backends.verl.translate import fields, flat, refuse, verl_config
 from m2gym.backends.verl.versions import require_verl
-from m2gym.backends.verl.watch import Watch
+from m2gym.backends.verl.watch import Watch, named
 from m2gym.core.errors import InfraError, InputError
 from m2gym.envs.catalog import env_entry
 
 LOOK = 0.5
 """Seconds between two looks for new rows; the project's choice."""
-
-DEATH = 3.0
-"""Seconds until Ray no longer lists a process that died; the project's choice."""
 
 GRACE = 20.0
 """Seconds that a run may take to end once one of its processes is gone; the project's choice."""
@@ -78,7 +75,7 @@ class VerlBackend:
                 ray.get(done)
             except ray.exceptions.RayError as error:
                 # That a process died may reach the run before the watch, or after it.
-                cause = wrong or watch.dead(DEATH) or _cause(error)
+                cause = wrong or named(error) or _cause(error)
                 raise InfraError(f"training under verl failed: {cause}; {_go_on(out)}") from error
             finally:
                 _new_rows(out, rows, told)

@@ -6,7 +6,9 @@ process that plays episodes and answers nothing for `HANG` seconds hangs.
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterable
 from typing import Any
 
 HANG = 300.0
@@ -41,21 +43,12 @@ class Watch:
         alive = self._alive()
         lost, self.known = self.known - alive, alive
         if lost:
-            return _died(lost)
+            return died(name for _, name in lost)
         silent = [who for who in alive if who[1].startswith(PLAYERS) and self._silent(who, now)]
         if silent:
             names = ", ".join(sorted(name for _, name in silent))
             return f"{names} answered nothing for {self.hang:g} s: it hangs"
         return None
-
-    def dead(self, seconds: float) -> str | None:
-        """Which processes died since the last look; waits ``seconds`` for one."""
-        end = time.monotonic() + seconds
-        while not (lost := self.known - self._alive()):
-            if time.monotonic() > end:
-                return None
-            time.sleep(PERIOD / 10)
-        return _died(lost)
 
     def _alive(self) -> set[tuple[str, str]]:
         listed = self.ray.util.list_named_actors(all_namespaces=True)
@@ -74,6 +67,12 @@ class Watch:
         return now - begun > self.hang
 
 
-def _died(lost: set[tuple[str, str]]) -> str:
-    names = ", ".join(sorted(name for _, name in lost))
-    return f"{names} died: killed from outside, or out of memory"
+def named(error: BaseException) -> str | None:
+    """Which process's death ``error`` of Ray tells of; ``None`` where it tells of none."""
+    found = re.search(r"^\s*name: (\S+)$", str(error), re.MULTILINE)
+    return died([found[1]]) if found else None
+
+
+def died(names: Iterable[str]) -> str:
+    """What is said of processes that are gone."""
+    return f"{', '.join(sorted(names))} died: killed from outside, or out of memory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from m2gym.backends.verl import watch
-from m2gym.backends.verl.watch import PLAYERS, Watch
+from m2gym.backends.verl.watch import PLAYERS, Watch, named
 from tests.backends.verl.needs import verl_here
 from tests.backends.verl.processes import gone, ray_processes
 
@@ -23,6 +24,9 @@ NAME = f"{PLAYERS}0_x"
 class Player:
     async def pid(self) -> int:
         return os.getpid()
+
+    async def slow(self) -> None:
+        await asyncio.sleep(600)
 
 
 @pytest.fixture
@@ -65,3 +69,22 @@ def test_a_stopped_process_hangs_and_a_busy_one_does_not(player: tuple[Any, int]
     assert looked(watching, 5 * watch.PERIOD) is None
     os.kill(pid, signal.SIGSTOP)
     assert str(looked(watching)).startswith(f"{NAME} answered nothing for")
+
+
+class Asking:
+    def pid_of(self, player: Any) -> int:
+        import ray
+
+        return int(ray.get(player.slow.remote()))
+
+
+def test_the_name_is_in_what_another_process_hears_of_it(player: tuple[Any, int]) -> None:
+    ray, pid = player
+    asking = ray.remote(Asking).options(num_cpus=0).remote()
+    done = asking.pid_of.remote(ray.get_actor(NAME))
+    ray.wait([done], timeout=2)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ray.exceptions.RayError) as error:
+        ray.get(done)
+    assert named(error.value) == f"{NAME} died: killed from outside, or out of memory"
+    assert named(ValueError("name: of nothing that died")) is None
