@@ -120,7 +120,8 @@ class LocalEngine:
         if on_gpu if fixed is None else fixed:
             self.decoder = Decoder(model, self.store, capture=on_gpu)
         self._batch: Batch | None = None
-        keep_freed()
+        if not on_gpu:
+            keep_freed()
         self.lanes = Lanes() if model.layers_of_m2 is not None else None
         self._seeds = np.random.default_rng(seed)
         self._waiting: deque[_Sequence] = deque()
