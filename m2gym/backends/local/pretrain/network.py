@@ -30,26 +30,44 @@ class Network(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Negative log-likelihood of every target (B x T) and each expert's tokens (L x E)."""
         state, load_L_E = self.hidden(ids_B_T)
-        logits = state.to(self.kind) @ self.model.model.embed_tokens.weight.to(self.kind).T
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), target_B_T.flatten(), reduction="none")
-        return nll.view(target_B_T.shape), load_L_E
+        return self.surprise(state, target_B_T), load_L_E
+
+    def surprise(self, state: torch.Tensor, target_B_T: torch.Tensor) -> torch.Tensor:
+        """Negative log-likelihood (B x T) of targets, from what the last norm gave."""
+        logits = self.logits(state).flatten(0, 1).float()
+        nll = F.cross_entropy(logits, target_B_T.flatten(), reduction="none")
+        return nll.view(target_B_T.shape)
+
+    def logits(self, state: torch.Tensor) -> torch.Tensor:
+        """The head's (B x T x V), in the type of the products."""
+        found: torch.Tensor = (
+            state.to(self.kind) @ self.model.model.embed_tokens.weight.to(self.kind).T
+        )
+        return found
 
     def hidden(self, ids_B_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The last norm's output (B x T x H) and each expert's tokens (L x E)."""
         decoder = self.model.model
         state = F.embedding(ids_B_T, decoder.embed_tokens.weight)
-        cos, sin = self._angles(ids_B_T.shape[1], ids_B_T.device)
+        angles = self.angles(ids_B_T.shape[1], ids_B_T.device)
         loads = []
         for layer in decoder.layers:
-            x = self._norm(state, layer.input_layernorm.weight)
-            state = state + self._attention(layer.self_attn, x, cos, sin)
-            x = self._norm(state, layer.post_attention_layernorm.weight)
-            out, load_E = self._experts(layer.mlp, x)
-            state = state + out
+            state, load_E = self.layer(layer, state, angles)
             loads.append(load_E)
         return self._norm(state, decoder.norm.weight), torch.stack(loads)
 
-    def _angles(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def layer(
+        self, layer: Any, state: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A decoder layer's output (B x T x H) and each of its experts' tokens (E)."""
+        x = self._norm(state, layer.input_layernorm.weight)
+        state = state + self._attention(layer.self_attn, x, *angles)
+        x = self._norm(state, layer.post_attention_layernorm.weight)
+        out, load_E = self._experts(layer.mlp, x)
+        return state + out, load_E
+
+    def angles(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of the rotary positions 0 to ``length - 1``."""
         frequency = self.model.model.rotary_emb.inv_freq
         angle = torch.arange(length, device=device)[:, None].float() * frequency[None]
         angle = torch.cat((angle, angle), -1)

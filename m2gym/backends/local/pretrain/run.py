@@ -20,6 +20,7 @@ from m2gym.backends.local.hooked import load_causal
 from m2gym.backends.local.optimiser import FLOOR, MasterAdamW
 from m2gym.backends.local.pretrain import balance, corpus
 from m2gym.backends.local.pretrain.measure import split_rows, success
+from m2gym.backends.local.pretrain.mtp import LATE_WEIGHT, WEIGHT, Ahead, TwoTokens, drafts
 from m2gym.backends.local.pretrain.network import Network
 from m2gym.backends.train_config import TrainSettings
 from m2gym.core.errors import InputError
@@ -161,33 +162,35 @@ class Pretraining:
         model = build(DENSE if s.dense else SHAPE)
         if self.begin is not None:
             model.load_state_dict(load_causal(str(self.begin), dtype=torch.float32).state_dict())
-        model.to(s.device)
-        optimiser = _optimiser(model, s)
+        kind = torch.bfloat16 if s.device == "cuda" else torch.float32
+        network = Network(model, kind)
+        both = TwoTokens(network, Ahead()).to(s.device)
+        optimiser = _optimiser(both, s)
         if self.state is not None:
             model.load_state_dict(self.state["buffers"], strict=False)
             optimiser.load(self.state["optimiser"])
-        kind = torch.bfloat16 if s.device == "cuda" else torch.float32
-        network = Network(model, kind)
-        compiled: Any = torch.compile(network) if s.compiled else network
+        compiled: Any = torch.compile(both) if s.compiled else both
         probes = self._probes()
         whole, used = count(model)
-        self._log({"parameters": whole, "active": used, "settings": asdict(s)})
+        ahead = sum(p.numel() for p in both.ahead.parameters())
+        self._log({"parameters": whole, "active": used, "mtp": ahead, "settings": asdict(s)})
         seen: list[torch.Tensor] = []
         load = None
         for batch in itertools.chain([self.first], self.batches):
-            loss, load_L_E = self._step(compiled, optimiser, model, batch)
-            seen.append(loss)
+            losses, load_L_E = self._step(compiled, optimiser, model, batch)
+            seen.append(losses)
             load = load_L_E if load is None else load + load_L_E
             if self.step % LOG_EVERY == 0 or self.step == s.steps:
-                mean = float(torch.stack(seen).mean())
-                row = {"step": self.step, "loss": mean, "lr": rate(s, self.step)}
+                loss, ahead_loss = torch.stack(seen).mean(0).tolist()
+                row = {"step": self.step, "loss": loss, "mtp_loss": ahead_loss}
+                row["lr"] = rate(s, self.step)
                 row |= balance.use(load)
                 row["seconds"] = self.seconds + time.perf_counter() - self.begun
                 self._log(row)
                 seen.clear()
                 load = None
             if self.step % s.measure_every == 0 or self.step == s.steps:
-                self._measure(network, probes)
+                self._measure(both, probes)
             late = (
                 self.stop_after is not None and time.perf_counter() - self.begun > self.stop_after
             )
@@ -196,6 +199,7 @@ class Pretraining:
             if late and self.step < s.steps:
                 return None
         model.save_pretrained(self.out / "model")
+        both.ahead.save(self.out / "model")
         self.tokenizer.save_pretrained(self.out / "model")
         return self.out / "model"
 
@@ -204,15 +208,17 @@ class Pretraining:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         s = self.settings
         ids, target, trained = split_rows(batch, s.device)
-        nll, load_L_E = compiled(ids, target)
+        nll, load_L_E, ahead_nll = compiled(ids, target)
         loss = (nll * trained).sum() / trained.sum()
-        loss.backward()
+        ahead_loss = (ahead_nll * trained[:, 1:]).sum() / trained[:, 1:].sum()
+        late = self.step >= s.flat * s.steps
+        (loss + (LATE_WEIGHT if late else WEIGHT) * ahead_loss).backward()
         lr = rate(s, self.step)
         optimiser.step(lr)
         if s.balanced and not s.dense:
             balance.balance(model, load_L_E.detach(), balance.SPEED * lr / s.lr)
         self.step += 1
-        return loss.detach(), load_L_E.detach()
+        return torch.stack((loss, ahead_loss)).detach(), load_L_E.detach()
 
     def _probes(self) -> dict[str, Any]:
         encoder = corpus.Encoder(self.tokenizer)
@@ -223,12 +229,12 @@ class Pretraining:
         }
 
     @torch.no_grad()
-    def _measure(self, network: Network, probes: dict[str, Any]) -> None:
+    def _measure(self, both: TwoTokens, probes: dict[str, Any]) -> None:
         row: dict[str, Any] = {"step": self.step}
         for novelty, (made, spans) in probes.items():
-            ids, target, _ = split_rows(made, self.settings.device)
-            nll, _ = network(ids, target)
-            row[novelty] = success(nll, spans)
+            ids, target, trained = split_rows(made, self.settings.device)
+            nll, _ = both.network(ids, target)
+            row[novelty] = {**success(nll, spans), **drafts(both, ids, target, trained)}
         self._log(row)
 
     def _save(self, model: Any, optimiser: MasterAdamW) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 
 from m2gym.backends.local.pretrain import balance, corpus  # noqa: E402
 from m2gym.backends.local.pretrain.measure import split_rows, success  # noqa: E402
+from m2gym.backends.local.pretrain.mtp import Ahead, TwoTokens, drafts  # noqa: E402
 from m2gym.backends.local.pretrain.network import Network  # noqa: E402
 from m2gym.backends.local.pretrain.run import Pretraining, Settings, batches  # noqa: E402
 from m2gym.core.errors import InputError  # noqa: E402
@@ -94,6 +95,37 @@ def test_the_network_has_transformers_logits(shape):
     assert (load.sum(1) == 64 * shape["num_experts_per_tok"]).all()
 
 
+def test_the_module_ahead_sees_no_token_that_it_is_to_say():
+    torch.manual_seed(0)
+    both = TwoTokens(Network(build(SHAPE)), Ahead()).eval()
+    ids = torch.randint(0, 1024, (1, 34))
+    other = ids.clone()
+    other[:, 20] += 1 - 2 * (other[:, 20] % 2)
+    with torch.no_grad():
+        one, two = (both(x[:, :-1], x[:, 1:])[2][0] for x in (ids, other))
+    assert one.shape == (32,)
+    assert (one[:18] == two[:18]).all()  # the surprise of tokens 2 to 19
+    assert (one[18:] != two[18:]).all()
+
+
+def test_a_module_that_says_what_the_model_says_is_accepted():
+    torch.manual_seed(0)
+    both = TwoTokens(Network(build(SHAPE)), Ahead()).eval()
+    ids = torch.randint(0, 1024, (2, 33))
+    state, _ = both.network.hidden(ids[:, :-1])
+    both.drafted = lambda *_: state[:, 1:]
+    trained = torch.ones(2, 32, dtype=torch.bool)
+    target = both.network.logits(state).argmax(-1)
+    target[0, 1:9] += 1
+    found = drafts(both, ids[:, :-1], target % 1024, trained)
+    assert found == {"next_right": 0.871, "draft_right": 0.871, "accepted": 1.0}
+
+
+def test_a_model_without_the_module_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"mtp\.safetensors"):
+        Ahead.load(tmp_path)
+
+
 def test_balance_raises_the_bias_of_idle_experts():
     model = build(SHAPE)
     load = torch.ones(6, 16)
@@ -138,6 +170,9 @@ def test_a_run_resumes_to_the_same_weights(tokenizer, tmp_path):
     assert all((a[name] == b[name]).all() for name in a)
     log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["combination"]["success_1"]
+    assert 0 <= log[-1]["unseen"]["draft_right"] <= 1
+    a, b = (Ahead.load(path).state_dict() for path in (whole, again))
+    assert all((a[name] == b[name]).all() for name in a)
     with pytest.raises(InputError, match="holds a run"):
         Pretraining(SMALL, tokenizer, tmp_path / "a")
 
