@@ -5,14 +5,18 @@ the same weights (random, of a named shape), dtype, prompts and number of sample
 three. Every figure is the fastest of ``repeat`` measurements after one of the same size that warms
 up; the engine serves all of them, with new weights each time, as in training. On a machine with
 other work compare the processor time, which waiting does not change.
+
+``python -m m2gym.backends.local.bench SHAPE [EXPERTS]`` measures one shape and prints a row a line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,7 +25,7 @@ import torch
 
 from m2gym.backends.local import bench_step
 from m2gym.backends.local.engine import LocalEngine
-from m2gym.backends.local.hooked import ATTENTION, HookedModel
+from m2gym.backends.local.hooked import ATTENTION, HookedModel, set_experts
 from m2gym.core.protocols import Sampling
 
 COMMON = {
@@ -88,6 +92,11 @@ def shaped(shape: str, dtype: torch.dtype, device: str = "cpu") -> Any:
     return model.eval()
 
 
+ON_CPU = (("llama-11m", ""),)
+ON_GPU = (("smollm2-135m", ""), ("m2-1b", "grouped_mm"), ("m2-1b", "m2_triton"))
+"""Shapes, and who computes the experts."""
+
+
 def run(
     groups: tuple[int, ...] = (8, 16),
     prompt: int = 1024,
@@ -95,33 +104,46 @@ def run(
     repeat: int = 2,
     shape: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a group size and way of generating, float32 on a CPU, bfloat16 on a GPU; then whole
-    training steps and, on a CPU, what they learn (`m2gym.backends.local.bench_step`)."""
+    """One row a shape, group size and way of generating, float32 on a CPU, bfloat16 on a GPU; then
+    whole training steps and what they learn (`m2gym.backends.local.bench_step`)."""
+    shapes = (ON_GPU if torch.cuda.is_available() else ON_CPU) if shape is None else ((shape, ""),)
+    rows = [row for one in shapes for row in ways(*one, groups, prompt, new, repeat)]
+    return [*rows, *bench_step.run(), *bench_step.learn()]
+
+
+def ways(
+    shape: str,
+    experts: str = "",
+    groups: tuple[int, ...] = (8, 16),
+    prompt: int = 1024,
+    new: int = 64,
+    repeat: int = 2,
+) -> Iterator[dict[str, Any]]:
+    """A row a group size, kind of prompts and way of generating; one that cannot run has what it
+    said as ``failed``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shape = shape or ("smollm2-135m" if device == "cuda" else "llama-11m")
     model = shaped(shape, torch.float32 if device == "cpu" else torch.bfloat16, device)
+    if experts:
+        set_experts(model, experts)
     random = np.random.default_rng(0)
-    ways = {name: way(model) for name, way in WAYS.items()}
-    rows = []
+    works = {name: way(model) for name, way in WAYS.items()}
+    named = f"{shape}, experts {experts}" if experts else shape
     for group in groups:
         one = random.integers(3, 4096, prompt).tolist()
         own = random.integers(3, 4096, (group, prompt)).tolist()
         for what, prompts in (("shared", [one] * group), ("each its own", own)):
-            for name, work in ways.items():
-                found = [_timed(partial(work, prompts, new)) for _ in range(repeat + 1)][1:]
-                tokens, seconds, cpu = min(found, key=lambda timing: timing[1])
-                rows.append(
-                    {
-                        "what": f"{name}, {shape}, {group} × ({prompt} {what} + {new})",
-                        "seconds": seconds,
-                        "tokens_per_second": tokens / seconds,
-                        "cpu_seconds": cpu,
-                        "device": device,
-                    }
-                )
-    if device == "cuda":
-        return [*rows, *bench_step.run(bench_step.GPU)]
-    return [*rows, *bench_step.run(bench_step.CPU), *bench_step.learn()]
+            for name, work in works.items():
+                row = {"what": f"{name}, {named}, {group} × ({prompt} {what} + {new})"}
+                yield {**row, **_measured(partial(work, prompts, new), repeat), "device": device}
+
+
+def _measured(work: Callable[[], int], repeat: int) -> dict[str, Any]:
+    try:
+        found = [_timed(work) for _ in range(repeat + 1)][1:]
+    except Exception as error:  # of a peer: the others' figures stand without it
+        return {"failed": f"{type(error).__name__}: {error}"}
+    tokens, seconds, cpu = min(found, key=lambda timing: timing[1])
+    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "cpu_seconds": cpu}
 
 
 def _timed(work: Callable[[], int]) -> tuple[int, float, float]:
@@ -153,7 +175,8 @@ def _generate(model: Any) -> Work:
     return work
 
 
-def _batch(model: Any) -> Work:
+def continuous_batching(model: Any) -> Work:
+    """Transformers' own, with room for every sequence."""
     transformers: Any = importlib.import_module("transformers")
 
     def work(prompts: list[list[int]], new: int) -> int:
@@ -196,8 +219,13 @@ def _engine(model: Any) -> Work:
     return work
 
 
-WAYS = {
+WAYS: dict[str, Callable[[Any], Work]] = {
     "transformers generate": _generate,
-    "transformers continuous batching": _batch,
+    "transformers continuous batching": continuous_batching,
     "m2gym engine": _engine,
 }
+
+
+if __name__ == "__main__":
+    for _row in ways(sys.argv[1], "".join(sys.argv[2:])):
+        print(json.dumps(_row, ensure_ascii=False), flush=True)

@@ -7,11 +7,11 @@ own: of the process on a CPU, of PyTorch's allocator on a GPU. The first two ste
 A step is generation, reward, forward, backward and AdamW. Both are fp32 on a CPU; on a GPU TRL runs
 its own default (fp32 weights under bf16 autocast), we bf16 weights over fp32 masters.
 
-`learn` sets the reward of both beside each other after equal processor time, with equal settings of
-GRPO and AdamW: the share of odd ids in an answer, which a model of random weights begins at a half.
+`learn` sets the reward of both beside each other after equal time (on a CPU the processor's, which
+other work does not change; on a GPU by the clock), with equal settings of GRPO and AdamW: the share
+of odd ids in an answer, which a model of random weights begins at a half.
 
-``python -m m2gym.backends.local.bench_step learn`` (or ``step``) measures on a CPU and prints a row
-a line.
+``python -m m2gym.backends.local.bench_step learn`` (or ``step``) prints a row a line.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LAST = 10
 class Work:
     """A step's size: ``groups`` prompts of ``prompt`` tokens, ``group`` answers of ``new`` each.
 
-    ``seed`` is of what is sampled; no step of TRL's begins after ``budget`` processor seconds.
+    ``seed`` is of what is sampled; no step of TRL's begins after ``budget`` seconds of `clock`.
     """
 
     shape: str
@@ -61,6 +61,11 @@ class Work:
     lr: float = 1e-6
     seed: int = 0
     budget: float = math.inf
+
+    @property
+    def clock(self) -> str:
+        """Which of a way's times equal time is by."""
+        return "cpu" if self.device == "cpu" else "seconds"
 
     @property
     def text(self) -> str:
@@ -80,37 +85,41 @@ GPU = (
 
 
 LEARN = Work("llama-3m", 1, 16, 64, 32, 40, lr=1e-3)
-"""What `learn` compares."""
+"""What `learn` compares, on the device that there is."""
 
 SEEDS = (0, 1, 2)
 
 
-def run(work: Sequence[Work]) -> list[dict[str, Any]]:
-    """One row a size and way; without TRL only our own."""
+def run(work: Sequence[Work] | None = None) -> list[dict[str, Any]]:
+    """One row a size and way, those for the device that there is unless others are named; without
+    TRL only our own."""
     ways = ("m2gym", "trl") if find_spec("trl") else ("m2gym",)
-    return [_alone(way, one) for one in work for way in ways if way == "m2gym" or not one.experts]
+    sizes = {"cpu": CPU, "cuda": GPU}[_device()] if work is None else work
+    return [_alone(way, one) for one in sizes for way in ways if way == "m2gym" or not one.experts]
 
 
-def learn(work: Work = LEARN, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
+def learn(work: Work | None = None, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
     """Mean reward of the last ten updates that each way has done when the faster ends, by seed;
     empty without TRL."""
     if not find_spec("trl"):
         return []
+    work = work or replace(LEARN, device=_device())
     return [row for seed in seeds for row in _learnt(replace(work, seed=seed))]
 
 
 def _learnt(work: Work) -> list[dict[str, Any]]:
     ours = _child_of("m2gym", work)
-    theirs = _child_of("trl", replace(work, budget=sum(ours["cpu"])))
+    theirs = _child_of("trl", replace(work, budget=sum(ours[work.clock])))
     found = {"m2gym": ours, "trl": theirs}
-    budget = min(sum(one["cpu"]) for one in found.values())
+    budget = min(sum(one[work.clock]) for one in found.values())
+    unit = "CPU s" if work.clock == "cpu" else "s"
     rows = []
     for way, one in found.items():
-        ends = list(accumulate(one["cpu"]))
+        ends = list(accumulate(one[work.clock]))
         done = sum(end <= budget * (1 + 1e-9) for end in ends)
         rows.append(
             {
-                "what": f"reward after {budget:.0f} CPU s, {way}, {work.text}, seed {work.seed}",
+                "what": f"reward after {budget:.3g} {unit}, {way}, {work.text}, seed {work.seed}",
                 "reward": statistics.fmean(one["rewards"][max(0, done - LAST) : max(1, done)]),
                 "reward_at_first": one["rewards"][0],
                 "updates": done,
@@ -234,7 +243,8 @@ def _trl(work: Work) -> dict[str, Any]:
             _wait(work.device)
             seconds.append(time.perf_counter() - self.begun[0])
             cpu.append(time.process_time() - self.begun[1])
-            control.should_training_stop |= sum(cpu[WARM:]) > work.budget
+            spent = cpu if work.clock == "cpu" else seconds
+            control.should_training_stop |= sum(spent[WARM:]) > work.budget
             return control
 
     rewards: list[float] = []
@@ -283,6 +293,12 @@ def _trl(work: Work) -> dict[str, Any]:
     return {"seconds": seconds[WARM:], "cpu": cpu[WARM:], "rewards": rewards[WARM:]}
 
 
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _float32() -> Any:
     import torch
 
@@ -311,7 +327,8 @@ def _child(way: str, spec: str) -> None:
 
 
 def _shown(what: str) -> None:
-    parts = (learn(seeds=(n,)) for n in SEEDS) if what == "learn" else (run([w]) for w in CPU)
+    sizes = {"cpu": CPU, "cuda": GPU}[_device()]
+    parts = (learn(seeds=(n,)) for n in SEEDS) if what == "learn" else (run([w]) for w in sizes)
     for row in chain.from_iterable(parts):
         print(json.dumps(row, ensure_ascii=False), flush=True)
 

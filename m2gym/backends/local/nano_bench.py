@@ -1,15 +1,17 @@
-"""Tokens a second of m2-nano: this engine beside transformers' ``generate``, in one run."""
+"""Tokens a second of m2-nano: this engine beside transformers' own ways, in one run."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from m2gym.backends.local.bench import continuous_batching
 from m2gym.backends.local.engine import LocalEngine
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.m2_layers import use_layers
@@ -89,8 +91,14 @@ def _generate(experts: str) -> Callable[[Any, list[list[int]]], Callable[[int], 
     return way
 
 
-WAYS = {
+def _batching(model: Any, prompts: list[list[int]]) -> Callable[[int], int]:
+    model.set_experts_implementation("grouped_mm")
+    return partial(continuous_batching(model), prompts)
+
+
+WAYS: dict[str, Callable[[Any, list[list[int]]], Callable[[int], object]]] = {
     "m2gym engine": _engine,
     "transformers generate (grouped_mm)": _generate("grouped_mm"),
     "transformers generate (eager)": _generate("eager"),
+    "transformers continuous batching (grouped_mm)": _batching,
 }
