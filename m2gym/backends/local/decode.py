@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from m2gym.backends.local.attention import block, merge
+from m2gym.backends.local.attention import join, pieces
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.sampler import Draw, draw, sample
 from m2gym.backends.local.store import FIRST_LENGTH, Node, Row, Store
@@ -33,7 +33,7 @@ SHARED_TOKENS = 32_768
 
 MASKED = -3e4
 """Added to the scores of what a row does not see: finite (in 16 bits too), so that a row that sees
-nothing has no NaN but a weight of 0 when it is merged."""
+nothing has no NaN but a weight of 0 when it is joined."""
 
 
 class Decoder:
@@ -243,8 +243,8 @@ class _Pass:
         ids_B, position_B, self._at_B, self._place_B = self.whole.unbind(0)
         device, kind = self.whole.device, self.store.shape.dtype
         beyond = torch.arange(self.own, device=device)[None] > self._at_B[:, None]
-        self._mask = torch.zeros(beyond.shape, dtype=kind, device=device)
-        self._mask = self._mask.masked_fill(beyond, MASKED)[:, None, None, :]
+        mask = torch.zeros(beyond.shape, dtype=kind, device=device).masked_fill_(beyond, MASKED)
+        self._own_mask = mask.repeat_interleave(self.store.shape.heads, 0)[:, None]
         self._common_mask: torch.Tensor | None = None
         hidden_B_H = self.model.hidden(ids_B, position_B, self._attend)
         self.logits = self.model.logits(hidden_B_H)
@@ -265,30 +265,31 @@ class _Pass:
         own_k, own_v = self.store.k[layer], self.store.v[layer]
         own_k[self._place_B, :, self._at_B] = k_K_B_D.transpose(0, 1)
         own_v[self._place_B, :, self._at_B] = v_K_B_D.transpose(0, 1)
-        q_K_G_B_D = q_H_B_D.view(keys, group, places, width)
-        out, lse = block(
-            q_K_G_B_D.permute(2, 0, 1, 3),
-            own_k[:places, :, : self.own],
-            own_v[:places, :, : self.own],
+        q_B_K_G_D = q_H_B_D.view(keys, group, places, width).permute(2, 0, 1, 3)
+        found = pieces(
+            q_B_K_G_D.reshape(-1, group, width),
+            own_k[:places, :, : self.own].flatten(0, 1),
+            own_v[:places, :, : self.own].flatten(0, 1),
             scale,
-            mask=self._mask,
+            self._own_mask,
         )
+        out, lse = (torch.unflatten(x, 0, (places, keys)) for x in found)
+        parts = [(out, lse)]
         if self.common:
             if self._common_mask is None:
                 mask = self.shared.mask[:places, : self.common]
-                self._common_mask = mask.repeat_interleave(group, 0)[None, None]
-            past, past_lse = block(
-                q_K_G_B_D.transpose(1, 2).reshape(1, keys, places * group, width),
-                self.shared.k[layer][None, :, : self.common],
-                self.shared.v[layer][None, :, : self.common],
+                self._common_mask = mask.repeat_interleave(group, 0)[None]
+            found = pieces(
+                q_B_K_G_D.transpose(0, 1).reshape(keys, -1, width),
+                self.shared.k[layer][:, : self.common],
+                self.shared.v[layer][:, : self.common],
                 scale,
-                mask=self._common_mask,
+                self._common_mask,
             )
-            past = past[0].view(keys, places, group, -1).transpose(0, 1)
-            past_lse = past_lse[0].view(keys, places, group).transpose(0, 1)
-            out, _ = merge((out, lse), (past, past_lse))
-        out = out.to(q_H_B_D.dtype).permute(1, 2, 0, 3)
-        return out.reshape(q_H_B_D.shape[0], places, -1)
+            out, lse = (torch.unflatten(x, 2, (places, group)) for x in found)
+            parts.append((out.permute(2, 0, 1, 3, 4), lse.permute(2, 0, 1, 3)))
+        out_B_K_G_D = join(parts, 2).to(q_H_B_D.dtype)
+        return out_B_K_G_D.permute(1, 2, 0, 3).reshape(q_H_B_D.shape[0], places, -1)
 
 
 def _power(least: int, first: int) -> int:

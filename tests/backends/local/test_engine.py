@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 
+from m2gym.backends.local.attention import PIECE  # noqa: E402
 from m2gym.backends.local.engine import LocalEngine  # noqa: E402
 from m2gym.backends.local.hooked import HookedModel  # noqa: E402
 from m2gym.backends.local.m2_layers import use_layers  # noqa: E402
@@ -104,6 +105,23 @@ async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind, fixed):
     once = 50 + 30 + 20 + 25
     assert engine.store.computed <= once + generated + 12, "each prompt is computed once"
     assert engine.store.reused > 0
+
+
+@pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)], ids=["shared", "each its own"])
+async def test_long_prompts_are_attended_to_in_pieces(seeds):
+    model = tiny()
+    engine = engine_of(model, fixed=True)
+    prompts = [prompt(2 * PIECE + 50, seed) for seed in seeds]
+    sampling = [Sampling(max_tokens=8, seed=n) for n in range(len(seeds))]
+    outputs = await asyncio.gather(
+        *(
+            engine.generate(p, s, session_id=str(s.seed))
+            for p, s in zip(prompts, sampling, strict=True)
+        )
+    )
+    for p, out in zip(prompts, outputs, strict=True):
+        close(out.logprobs, own_logprobs(model, [*p, *out.ids], len(p)))
+    assert max(max(sizes[1:]) for sizes in engine.decoder._passes) >= 2 * PIECE
 
 
 @FIXED
