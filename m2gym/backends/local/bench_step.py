@@ -11,7 +11,8 @@ its own default (fp32 weights under bf16 autocast), we bf16 weights over fp32 ma
 other work does not change; on a GPU by the clock), with equal settings of GRPO and AdamW: the share
 of odd ids in an answer, which a model of random weights begins at a half.
 
-``python -m m2gym.backends.local.bench_step learn`` (or ``step``) prints a row a line.
+``python -m m2gym.backends.local.bench_step learn`` (or ``step``) prints a row a line, each as soon
+as it is known; of a way that fails the row says so, and the other's stands.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ WARM = 2
 
 LAST = 10
 """Updates whose reward is averaged."""
+
+Row = dict[str, Any]
+"""A figure with what it is of; ``failed`` where there is none."""
 
 
 @dataclass(frozen=True)
@@ -89,51 +93,60 @@ LEARN = Work("llama-3m", 1, 16, 64, 32, 40, lr=1e-3)
 
 SEEDS = (0, 1, 2)
 
+FASTER = 10
+"""Times our number of updates that TRL may make in our time."""
 
-def run(work: Sequence[Work] | None = None) -> list[dict[str, Any]]:
-    """One row a size and way, those for the device that there is unless others are named; without
+
+def run(work: Sequence[Work] | None = None) -> Iterator[Row]:
+    """A row a size and way, those for the device that there is unless others are named; without
     TRL only our own."""
     ways = ("m2gym", "trl") if find_spec("trl") else ("m2gym",)
-    sizes = {"cpu": CPU, "cuda": GPU}[_device()] if work is None else work
-    return [_alone(way, one) for one in sizes for way in ways if way == "m2gym" or not one.experts]
+    for one in {"cpu": CPU, "cuda": GPU}[_device()] if work is None else work:
+        for way in ways:
+            if way == "m2gym" or not one.experts:
+                yield _step(way, one)
 
 
-def learn(work: Work | None = None, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
-    """Mean reward of the last ten updates that each way has done when the faster ends, by seed;
-    empty without TRL."""
-    if not find_spec("trl"):
-        return []
-    work = work or replace(LEARN, device=_device())
-    return [row for seed in seeds for row in _learnt(replace(work, seed=seed))]
+def learn(work: Work | None = None, seeds: Sequence[int] = SEEDS) -> Iterator[Row]:
+    """By seed, what each way has learnt (the mean reward of its last ten updates) in the time that
+    our updates take; none without TRL."""
+    if find_spec("trl"):
+        for seed in seeds:
+            yield from _learnt(replace(work or replace(LEARN, device=_device()), seed=seed))
 
 
-def _learnt(work: Work) -> list[dict[str, Any]]:
+def _learnt(work: Work) -> Iterator[Row]:
     ours = _child_of("m2gym", work)
-    theirs = _child_of("trl", replace(work, budget=sum(ours[work.clock])))
-    found = {"m2gym": ours, "trl": theirs}
-    budget = min(sum(one[work.clock]) for one in found.values())
+    budget = sum(ours.get(work.clock, [math.inf]))
+    yield _after(budget, "m2gym", work, ours)
+    steps = work.steps * (FASTER if budget < math.inf else 1)
+    theirs = _child_of("trl", replace(work, steps=steps, budget=budget))
+    yield _after(budget, "trl", work, theirs)
+
+
+def _after(budget: float, way: str, work: Work, found: Row) -> Row:
     unit = "CPU s" if work.clock == "cpu" else "s"
-    rows = []
-    for way, one in found.items():
-        ends = list(accumulate(one[work.clock]))
-        done = sum(end <= budget * (1 + 1e-9) for end in ends)
-        rows.append(
-            {
-                "what": f"reward after {budget:.3g} {unit}, {way}, {work.text}, seed {work.seed}",
-                "reward": statistics.fmean(one["rewards"][max(0, done - LAST) : max(1, done)]),
-                "reward_at_first": one["rewards"][0],
-                "updates": done,
-                "device": work.device,
-            }
-        )
-    return rows
+    what = f"reward after {budget:.3g} {unit}, {way}, {work.text}, seed {work.seed}"
+    if "failed" in found:
+        return {"what": what, **found}
+    done = sum(end <= budget * (1 + 1e-9) for end in accumulate(found[work.clock]))
+    return {
+        "what": what,
+        "reward": statistics.fmean(found["rewards"][max(0, done - LAST) : max(1, done)]),
+        "reward_at_first": found["rewards"][0],
+        "updates": done,
+        "device": work.device,
+    }
 
 
-def _alone(way: str, work: Work) -> dict[str, Any]:
+def _step(way: str, work: Work) -> Row:
+    what = f"training step, {way}, {work.text}"
     found = _child_of(way, work)
+    if "failed" in found:
+        return {"what": what, **found}
     seconds = statistics.median(found["seconds"])
     return {
-        "what": f"training step, {way}, {work.text}",
+        "what": what,
         "seconds": seconds,
         "tokens_per_second": work.groups * work.group * (work.prompt + work.new) / seconds,
         "cpu_seconds": statistics.median(found["cpu"]),
@@ -144,7 +157,7 @@ def _alone(way: str, work: Work) -> dict[str, Any]:
     }
 
 
-def _child_of(way: str, work: Work) -> dict[str, Any]:
+def _child_of(way: str, work: Work) -> Row:
     done = subprocess.run(
         [sys.executable, "-m", MODULE, way, json.dumps(asdict(work))],
         stdout=subprocess.PIPE,
@@ -152,8 +165,8 @@ def _child_of(way: str, work: Work) -> dict[str, Any]:
         env={**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{way} failed on {work.text}; its error stands above")
-    found: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
+        return {"failed": f"its process ended with {done.returncode}; its error stands above"}
+    found: Row = json.loads(done.stdout.decode().strip().splitlines()[-1])
     return found
 
 
@@ -327,9 +340,7 @@ def _child(way: str, spec: str) -> None:
 
 
 def _shown(what: str) -> None:
-    sizes = {"cpu": CPU, "cuda": GPU}[_device()]
-    parts = (learn(seeds=(n,)) for n in SEEDS) if what == "learn" else (run([w]) for w in sizes)
-    for row in chain.from_iterable(parts):
+    for row in learn() if what == "learn" else run():
         print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
