@@ -29,15 +29,17 @@ def settings(number: int, tools: int = 1) -> dict[str, Any]:
     return {"world": number, "novelty": "combination", "tools": tools, "questions": QUESTIONS}
 
 
-def guess(number: int, tools: int = 1) -> tuple[int, float, float]:
+def guess(number: int, tools: int = 1, model: Path | None = None) -> tuple[int, float, float]:
     """A world's surprise without examples and with three."""
     torch.set_num_threads(1)
-    hooked, format = nano_icrl.start()
+    hooked, format = nano_icrl.start(model)
     rollouts = nano_icrl.rollouts_of(tool_worlds(**settings(number, tools)), format, [0])
     return number, nano_icrl.nats(hooked, rollouts, 0, 6), nano_icrl.nats(hooked, rollouts, 3, 6)
 
 
-def job(out: Path, until: float | None, what: tuple[str, int, int, int]) -> None:
+def job(
+    out: Path, until: float | None, model: Path | None, what: tuple[str, int, int, int]
+) -> None:
     """One run, written down when it is done; its updates as they come."""
     if until is not None and time.time() > until:
         return
@@ -51,7 +53,7 @@ def job(out: Path, until: float | None, what: tuple[str, int, int, int]) -> None
             file.write(json.dumps({k: row[k] for k in kept if k in row}) + "\n")
             file.flush()
 
-        found = nano_icrl.run(arm, settings(number, tools), seed, told=told)
+        found = nano_icrl.run(arm, settings(number, tools), seed, model=model, told=told)
     with (out / "runs.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(found) + "\n")
     print(name, found["before"], found["after"], round(found["seconds"], 1), flush=True)
@@ -73,8 +75,10 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", type=int, help="instead of --nats")
     parser.add_argument("--among", type=int, default=96, help="worlds looked through")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--tools", type=int, default=1)
+    parser.add_argument("--model", type=Path, help="other weights of this shape or the dense one")
     parser.add_argument("--until", type=float, help="seconds after which no further run begins")
     parser.add_argument("--report", action="store_true", help="table and curves of what is there")
     options = parser.parse_args()
@@ -93,18 +97,20 @@ def main() -> None:
         worlds = options.worlds
         if worlds is None:
             numbers = range(options.among)
-            found = pool.map(partial(guess, tools=options.tools), numbers, chunksize=1)
+            found = pool.map(
+                partial(guess, tools=options.tools, model=options.model), numbers, chunksize=1
+            )
             fit = [(n, zero) for n, zero, three in found if three < 0.1]
             worlds = [min(fit, key=lambda w: abs(w[1] - aim))[0] for aim in options.nats]
             print("worlds", [w for w in fit if w[0] in worlds], flush=True)
         jobs = [
             (arm, world, seed, options.tools)
-            for seed in range(options.seeds)
+            for seed in range(options.first_seed, options.first_seed + options.seeds)
             for world in dict.fromkeys(worlds)
             for arm in options.arms
         ]
         left = [j for j in jobs if j not in done]
-        for _ in pool.imap_unordered(partial(job, options.out, until), left):
+        for _ in pool.imap_unordered(partial(job, options.out, until, options.model), left):
             pass
 
 

@@ -2,6 +2,7 @@
 
     python examples/pretrain_m2_nano.py tokenizer FOLDER          # train the tokenizer, seconds
     python examples/pretrain_m2_nano.py train OUT [--resume] [--stop-after 480] [--set lr=0.004 …]
+    python examples/pretrain_m2_nano.py plot PNG MoE=OUT/log.jsonl …
 
 Without `--tokenizer` the one that ships is used. A stopped run goes on with `--resume`.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from m2gym.backends.local.pretrain import corpus
+from m2gym.backends.local.pretrain import corpus, curves
 from m2gym.backends.local.pretrain.run import Pretraining, Settings
 from m2gym.models import nano
 from m2gym.models.nano.vocabulary import train_tokenizer
@@ -32,14 +33,19 @@ def loaded(folder: Path) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["tokenizer", "train"])
+    parser.add_argument("what", choices=["tokenizer", "train", "plot"])
     parser.add_argument("out", type=Path)
+    parser.add_argument("logs", nargs="*", metavar="NAME=LOG")
     parser.add_argument("--tokenizer", type=Path, default=nano.folder())
     parser.add_argument("--from", dest="begin", type=Path, help="weights to go on from")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--stop-after", type=float, help="seconds; the run is resumed later")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
+    if options.what == "plot":
+        pairs = (log.split("=", 1) for log in options.logs)
+        curves.plot({name: Path(log) for name, log in pairs}, options.out)
+        return
     if options.what == "tokenizer":
         train_tokenizer(corpus.texts(0, TEXTS)).save_pretrained(options.out)
         return

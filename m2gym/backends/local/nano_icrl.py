@@ -36,9 +36,9 @@ IMITATED, RATE = 20, 5e-4
 """Updates of a cold start, and the rate of imitation; the project's choice."""
 
 
-def start() -> tuple[HookedModel, TurnFormat]:
-    """The shipped weights, made ready for a CPU, and their chat format."""
-    hooked = HookedModel(load_causal(str(folder()), dtype=torch.float32))
+def start(model: Path | None = None) -> tuple[HookedModel, TurnFormat]:
+    """The shipped weights (or those of another folder), ready for a CPU, and their chat format."""
+    hooked = HookedModel(load_causal(str(model or folder()), dtype=torch.float32))
     use_layers(hooked)
     return hooked, MiniMaxM2(HfTokenizer.load(folder()))
 
@@ -121,9 +121,11 @@ def run(
     world: dict[str, Any],
     seed: int,
     *,
+    model: Path | None = None,
     told: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """One run of an arm, measured before and after; deterministic but for the clock.
+    """One run of an arm, measured before and after; deterministic but for the clock. ``model``:
+    other weights than those that ship, for instance the dense ones.
 
     ``before``, ``after`` (and ``begun``: between imitation and RL): success by examples.
     ``after_tools``: without examples, by tool. ``curve``: held-out reward without examples every
@@ -131,7 +133,7 @@ def run(
     ``cpu_seconds``: of training alone.
     """
     arm = arm_of(name)
-    hooked, format = start()
+    hooked, format = start(model)
     engine = engine_of(hooked, format)
     taskset = tool_worlds(**world)
     shots = [shots for shots, _, _ in arm.stages] or [0]

@@ -83,7 +83,7 @@ def test_curricula_and_zero_have_the_same_budget():
 
 def test_the_shipped_configuration_is_the_default_arm(tmp_path):
     shipped = TrainConfig.load("examples/icrl_m2_nano.yaml")
-    ours = nano_arms.config_of(nano_arms.DEFAULT, {"world": 5, "questions": 512}, 0, tmp_path)
+    ours = nano_arms.config_of(nano_arms.DEFAULT, {"world": 34, "questions": 512}, 0, tmp_path)
     assert shipped.stages[:-1] == ours.stages[:-1]
     assert shipped.stages[-1].lr == ours.stages[-1].lr
     assert shipped.train.steps == ours.train.steps

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from m2gym.backends.local.pretrain import balance, corpus  # noqa: E402
+from m2gym.backends.local.pretrain import balance, corpus, curves  # noqa: E402
 from m2gym.backends.local.pretrain.measure import split_rows, success  # noqa: E402
 from m2gym.backends.local.pretrain.mtp import Ahead, TwoTokens, drafts  # noqa: E402
 from m2gym.backends.local.pretrain.network import Network  # noqa: E402
@@ -181,3 +181,26 @@ def torch_weights(folder):
     from safetensors.numpy import load_file
 
     return {n: np.asarray(v) for n, v in load_file(folder / "model.safetensors").items()}
+
+
+def test_curves_are_drawn_from_logs(tokenizer, tmp_path):
+    pytest.importorskip("matplotlib")
+    Pretraining(SMALL, tokenizer, tmp_path / "a").run()
+    curves.plot({"MoE": tmp_path / "a" / "log.jsonl"}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    rows = curves.read(tmp_path / "a" / "log.jsonl")
+    assert rows[-1]["tokens"] == pytest.approx(4 * 4 * 128 / 1e6)
+
+
+def test_the_shipped_module_says_what_the_shipped_model_says(encoder):
+    model, _ = nano.load()
+    both = TwoTokens(Network(model), Ahead.load(nano.folder()))
+    rows, spans = corpus.probe_rows(encoder, 0, 8, 513, "unseen")
+    ids, target, trained = split_rows(rows, "cpu")
+    found = drafts(both, ids, target, trained)
+    assert found["accepted"] > 0.95
+    with torch.no_grad():
+        nll, _ = both.network(ids, target)
+    by_shots = success(nll, spans)["success_1"]
+    assert by_shots[0] < 0.05
+    assert by_shots[3] > 0.8
