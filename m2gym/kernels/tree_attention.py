@@ -3,9 +3,9 @@
 
 ``tree_plan`` cuts the tree into causal squares and dense rectangles. Large ones run on cuDNN (the
 library's, by torch), one call each, equal squares that follow each other in one call; all others
-together in the three launches of ``tree_kernel``. The parts of a row are merged by log-sum-exp;
-the backward gives each part the merged output and log-sum-exp, which makes its share of the
-gradient exact. Under the interpreter (CPU) plain torch takes cuDNN's place.
+together in the launches of ``tree_kernel`` and ``tree_backward``. The parts of a row are merged by
+log-sum-exp; the backward gives each part the merged output and log-sum-exp, which makes its share
+of the gradient exact. Under the interpreter (CPU) plain torch takes cuDNN's place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from m2gym.kernels import tree_kernel
+from m2gym.kernels import tree_backward, tree_kernel
 from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
 from m2gym.kernels.tree_plan import Rectangle, TreePlan, plan, rectangles
 
@@ -198,7 +198,7 @@ class _TreeAttention(torch.autograd.Function):
             d_k[keys].add_(grads[1])
             d_v[keys].add_(grads[2])
         if cut.tables is not None:
-            tree_kernel.backward(
+            tree_backward.backward(
                 d_out, q, k, v, out, lse, d_q, d_k, d_v, cut.tables, ctx.scale, prior=mixed,
                 shapes=tree_kernel.shapes(q.device),
             )  # fmt: skip

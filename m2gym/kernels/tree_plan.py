@@ -17,7 +17,7 @@ key tile (which queries read it), so that neither direction needs atomics.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,6 +27,8 @@ import torch
 from m2gym.kernels.support import KernelRefusal
 
 _KERNEL = "tree_attention"
+# The fewest queries for which a key tile is cut.
+_PIECE = 1024
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,16 @@ def _after(parents: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Cuts:
-    """Tile sizes of the three kernels: query tokens, key rows, key rows at the end of a run; of
-    ``d_key`` the key rows."""
+    """Tile sizes of the kernels: query tokens, key rows, key rows at the end of a run.
+
+    ``d_key``: query rows of a step, key rows. ``product``: query tokens of a tile whose d_query is
+    one product with the kept dS; how many rows of dS may be kept, 0 for none.
+    """
 
     forward: tuple[int, int, int]
     d_query: tuple[int, int, int]
-    d_key: int
+    d_key: tuple[int, int]
+    product: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,13 @@ class Tables:
             path (its last token where the square is not the kernel's), slices of ``blocks`` and
             of ``tails``. ``blocks_…``: first rows of whole key blocks; ``tails_…``: (first, last)
             rows of the shorter ones.
-        d_key: (items, 4) a key tile: first and last row, a slice of ``segments`` (first and last
-            query).
+        d_key: (items, 6) a key tile and a run of queries: first and last row of each, its number
+            among the parts to be joined (-1: it is the tile's only one), the row of dS where its
+            first query's lies.
+        joins: (tiles, 4) a key tile with several runs: first and last row, a slice of the parts.
+        parts: how many parts there are.
+        kept: rows of dS, in blocks of a step's queries; 0: it is not kept, ``d_query`` takes three
+            products. bases: (T,) at a key tile's first row, what takes a query to its row of dS.
         reach: (T,) the row at which a row's subtree ends: row q sees row k if k ≤ q < reach[k].
     """
 
@@ -149,7 +160,10 @@ class Tables:
     blocks_d_query: torch.Tensor
     tails_d_query: torch.Tensor
     d_key: torch.Tensor
-    segments: torch.Tensor
+    joins: torch.Tensor
+    parts: int
+    kept: int
+    bases: torch.Tensor
     reach: torch.Tensor
 
 
@@ -200,18 +214,25 @@ def _query_tables(
     return [item for _, item in items], blocks, tails
 
 
-def _key_tables(
+@dataclass
+class _KeyTables:
+    items: list[list[int]]
+    joins: list[list[int]]
+    bases: dict[int, int]
+    parts: int = 0
+    kept: int = 0
+
+
+def _key_runs(
     squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], keys: int
-) -> tuple[list[list[int]], list[list[int]]]:  # fmt: skip
+) -> Iterator[tuple[int, int, list[list[int]]]]:
+    """Every key tile with the runs of queries that read it."""
     by_path: dict[int, list[Rectangle]] = {}
     for r in dense:
         by_path.setdefault(r.key_first, []).append(r)
-    items: list[tuple[int, list[int]]] = []
-    segments: list[list[int]] = []
     for path in squares:
         here = sorted(by_path.get(path.first, []), key=lambda r: r.first)
         for first in range(path.first, path.last, keys):
-            last = min(first + keys, path.last)
             runs = [[first, path.last]] if path in mine else []
             for r in here:
                 if r.key_last <= first:
@@ -220,12 +241,40 @@ def _key_tables(
                     runs[-1][1] = r.last
                 else:
                     runs.append([r.first, r.last])
-            start, work = len(segments), sum(b - a for a, b in runs)
-            segments += runs
-            if work:
-                items.append((-work, [first, last, start, len(segments)]))
-    items.sort()
-    return [item for _, item in items], segments
+            if runs:
+                yield first, min(first + keys, path.last), runs
+
+
+def _key_tables(
+    squares: list[Rectangle], dense: list[Rectangle], mine: set[Rectangle], rows: int, keys: int
+) -> _KeyTables:
+    """Key tiles, those that many queries read cut into pieces.
+
+    The root's keys are read by the whole tree: left in one piece they are still at work when all
+    other programs have ended. No piece has more than a 256th of all queries read, or ``_PIECE``.
+    """
+    tiles = list(_key_runs(squares, dense, mine, keys))
+    most = max(_PIECE, sum(b - a for _, _, runs in tiles for a, b in runs) // 256)
+    tables = _KeyTables([], [], {})
+    for first, last, runs in tiles:
+        pieces = []
+        for begin, end in runs:
+            tables.bases[first] = tables.kept - begin
+            count = -(-(end - begin) // most)
+            each = -(-(end - begin) // (count * rows)) * rows
+            pieces += [
+                [first, last, at, min(at + each, end), -1, tables.kept + at - begin]
+                for at in range(begin, end, each)
+            ]
+            tables.kept += -(-(end - begin) // rows) * rows
+        if len(pieces) > 1:
+            for part, piece in enumerate(pieces, tables.parts):
+                piece[4] = part
+            tables.joins.append([first, last, tables.parts, tables.parts + len(pieces)])
+            tables.parts += len(pieces)
+        tables.items += pieces
+    tables.items.sort(key=lambda piece: piece[2] - piece[3])
+    return tables
 
 
 def _tables(
@@ -242,15 +291,21 @@ def _tables(
         table = np.asarray(rows, dtype=np.int32).reshape(-1, width)
         return torch.from_numpy(table if len(table) else np.zeros((1, width), np.int32)).to(device)
 
+    d_key = _key_tables(squares, dense, mine, *cuts.d_key)
+    tokens, most = cuts.product
+    # A tile has one run of queries, so one base, where the kernel does the whole tree.
+    kept = d_key.kept if len(mine) == len(found) and d_key.kept <= most else 0
+    bases = np.zeros(starts[-1], np.int32)
+    bases[list(d_key.bases)] = list(d_key.bases.values())
+    d_query_cuts = (tokens, cuts.d_key[1], cuts.d_key[1]) if kept else cuts.d_query
     forward = _query_tables(squares, dense, mine, *cuts.forward)
     d_query = forward
-    if cuts.d_query != cuts.forward:
-        d_query = _query_tables(squares, dense, mine, *cuts.d_query)
-    d_key = _key_tables(squares, dense, mine, cuts.d_key)
+    if d_query_cuts != cuts.forward:
+        d_query = _query_tables(squares, dense, mine, *d_query_cuts)
     return Tables(
         move(forward[0], 7), move(forward[1]), move(forward[2], 2),
         move(d_query[0], 7), move(d_query[1]), move(d_query[2], 2),
-        move(d_key[0], 4), move(d_key[1], 2), move(reach),
+        move(d_key.items, 6), move(d_key.joins, 4), d_key.parts, kept, move(bases), move(reach),
     )  # fmt: skip
 
 

@@ -7,11 +7,12 @@ import random
 import pytest
 import torch
 
-from m2gym.kernels import reference
+from m2gym.kernels import reference, tree_kernel, tree_plan
 from m2gym.kernels.support import KernelRefusal
 from m2gym.kernels.tree_attention import rectangles, tree_attention
 from m2gym.kernels.tree_plan import Cuts, plan
 
+CUTS = Cuts((16, 16, 16), (16, 16, 16), (16, 16), (16, 0))
 TREES: dict[str, tuple[list[int], list[int]]] = {
     "one node": ([0, 7], [-1]),
     "chain": ([0, 3, 5, 9], [-1, 0, 1]),
@@ -55,7 +56,7 @@ def test_the_tables_cover_the_mask_once(tree: tuple[list[int], list[int]], large
     total = starts[-1]
     want = reference.tree_mask(starts, parents).int()
     tokens, keys = 3, 4
-    cuts = Cuts((tokens, keys, 2), (tokens, keys, keys), keys)
+    cuts = Cuts((tokens, keys, 2), (tokens, keys, keys), (5, keys), (tokens, 0))
     cut = plan(tuple(starts), tuple(parents), large, 1, cuts, torch.device("cpu"))
     calls = torch.zeros(total, total, dtype=torch.int)
     for r, copies in cut.calls:
@@ -78,17 +79,36 @@ def test_the_tables_cover_the_mask_once(tree: tuple[list[int], list[int]], large
             for row in range(first, last):
                 by_query[row, own : row + 1] += own < last
         reach = t.reach.flatten()
-        for first, last, s0, s1 in t.d_key.tolist():
-            for begin, end in t.segments.tolist()[s0:s1]:
-                q, k = torch.arange(begin, end)[:, None], torch.arange(first, last)[None]
-                sees = (k <= q) & (q < reach[k])
-                by_key[begin:end, first:last] += sees
+        for first, last, begin, end, _, _ in t.d_key.tolist():
+            q, k = torch.arange(begin, end)[:, None], torch.arange(first, last)[None]
+            sees = (k <= q) & (q < reach[k])
+            by_key[begin:end, first:last] += sees
     assert torch.equal(by_query, want)
     assert torch.equal(by_key, want)
 
 
+def test_many_readers_are_cut_into_pieces_that_join() -> None:
+    """A root of 32 tokens before 200 branches of 64: no piece is longer than its share."""
+    starts = (0, *range(32, 32 + 64 * 201, 64))
+    cuts = Cuts((16, 16, 16), (16, 16, 16), (16, 32), (16, 10**9))
+    t = plan(starts, (-1, *[0] * 200), 2**62, 1, cuts, torch.device("cpu")).tables
+    assert t is not None
+    pieces = t.d_key.tolist()
+    assert max(end - begin for _, _, begin, end, _, _ in pieces) <= 1024
+    for first, last, low, high in t.joins.tolist():
+        mine = sorted(piece[2:] for piece in pieces if piece[:2] == [first, last])
+        assert [piece[2] for piece in mine] == list(range(low, high))
+        assert [a[1] for a in mine[:-1]] == [b[0] for b in mine[1:]]
+    assert t.joins[:, :2].tolist() == [[0, 32]]
+    assert t.parts == sum(piece[4] >= 0 for piece in pieces) == -(-starts[-1] // 1024)
+    rows = sorted((piece[5], -(-(piece[3] - piece[2]) // 16) * 16) for piece in pieces)
+    assert [a + b for a, b in rows] == [a for a, _ in rows[1:]] + [t.kept]
+    bases = t.bases.flatten()
+    assert all(piece[5] == bases[piece[0]] + piece[2] for piece in pieces)
+
+
 def test_equal_squares_share_a_call() -> None:
-    cut = plan((0, 40, 60, 80, 100), (-1, 0, 0, 0), 100, 1, Cuts((16, 16, 16), (16, 16, 16), 16),
+    cut = plan((0, 40, 60, 80, 100), (-1, 0, 0, 0), 100, 1, CUTS,
                torch.device("cpu"))  # fmt: skip
     assert [(r.first, r.last, copies) for r, copies in cut.calls if r.causal] == [
         (0, 60, 1), (60, 80, 2),
@@ -111,6 +131,31 @@ def test_rows_of_a_kernels_plan_are_kept_apart(device: str) -> None:
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 def test_matches_dense(tree: tuple[list[int], list[int]], large: int, device: str) -> None:
     check(*tree, large=large, device=device)
+
+
+@pytest.mark.parametrize("tree", ["chain", "two levels"])
+@pytest.mark.parametrize(
+    ("kept", "together"), [(0, 0), (2**40, 0), (2**40, 2**40)], ids=["none", "a head", "all heads"]
+)
+def test_kept_or_taken_again(
+    tree: str, kept: int, together: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dS kept for all heads, for a head at a time, or not; pieces of a key tile joined."""
+    monkeypatch.setattr(tree_kernel, "KEPT", kept)
+    monkeypatch.setattr(tree_kernel, "KEPT_TOGETHER", together)
+    monkeypatch.setattr(tree_plan, "_PIECE", 16)
+    starts, parents = TREES[tree]
+    starts = [5 * start for start in starts]
+    plan.cache_clear()
+    cuts = tree_kernel.shapes(torch.device(device)).cuts(2)
+    tables = plan(
+        tuple(starts), tuple(parents), 10**9, 1, cuts, torch.device(device)
+    ).tables  # fmt: skip
+    assert tables is not None
+    assert (tables.kept > 0) == (kept > 0)
+    check(starts, parents, large=10**9, device=device)
+    check(starts, parents, large=1500, device=device)
+    plan.cache_clear()
 
 
 def test_bfloat16(device: str) -> None:
@@ -175,10 +220,10 @@ def test_refusals(device: str) -> None:
 
 def test_the_choice_by_cost() -> None:
     """Few large rectangles go to the library, hundreds of small ones to the kernel, alone."""
-    cuts, device = Cuts((16, 16, 16), (16, 16, 16), 16), torch.device("cpu")
+    device = torch.device("cpu")
 
     def chosen(starts: list[int], parents: list[int]) -> tuple[int, bool]:
-        cut = plan(tuple(starts), tuple(parents), None, 64, cuts, device)
+        cut = plan(tuple(starts), tuple(parents), None, 64, CUTS, device)
         return sum(copies for _, copies in cut.calls), cut.tables is not None
 
     assert chosen([0, 16384, *range(17408, 24577, 1024)], [-1] + [0] * 8) == (2, True)
