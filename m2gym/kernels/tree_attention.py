@@ -220,6 +220,8 @@ def tree_attention(
 
     A new tree needs no recompilation, but cuDNN plans each new shape of a large rectangle once.
     The last 16 trees' plans are kept, for the layers of a model.
+    Where the kernel does the whole tree, the backward keeps the scores' gradient, 2 bytes a pair
+    and query head, of one key head or a few at a time: at most 4 GiB, none where one needs more.
 
     Args:
         query_T_N_D, key_T_M_D, value_T_M_D: all tokens of the tree; N is a multiple of M.
