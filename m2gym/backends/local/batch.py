@@ -13,7 +13,7 @@ rows below it. What does not change from pass to pass is made once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -24,37 +24,62 @@ ALIKE = 0.5
 """Nodes share a product when the shortest has at least this share of the longest's tokens; ours."""
 
 
-class Batch:
-    """Running rows, in the order of ``rows``, which is that of their places.
+def batches(
+    store: Store, rows: Sequence[Row], count: int = 1, last: Sequence[Batch] = ()
+) -> list[Batch]:
+    """Batches of about equal size that cover running rows.
 
     Args:
         store: whose rows they are; they are moved to its first places.
         rows: all whose nodes are filled.
-        last: the batch before, whose copies of nodes serve on where the nodes are the same.
+        count: how many batches, at most.
+        last: the batches before, whose copies of nodes serve on where the nodes are the same.
+    """
+    store.pack(rows)
+    ordered = sorted(rows, key=lambda row: row.slot)
+    kept: dict[tuple[int, ...], _Copies] = {}
+    for before in last:
+        kept |= before.kept
+    size = -(-len(ordered) // count)
+    made = []
+    for at in range(0, len(ordered), size):
+        made.append(Batch(store, ordered[at : at + size], kept))
+        kept |= made[-1].kept
+    return made
+
+
+class Batch:
+    """Running rows whose places in the store are side by side, in the order of these places.
+
+    ``kept``: copies of nodes that serve on.
     """
 
-    def __init__(self, store: Store, rows: Sequence[Row], last: Batch | None = None) -> None:
-        self.store = store
-        store.pack(rows)
-        self.rows = sorted(rows, key=lambda row: row.slot)
+    def __init__(
+        self, store: Store, rows: Sequence[Row], kept: Mapping[tuple[int, ...], _Copies]
+    ) -> None:
+        self.store, self.rows = store, rows
         self.device = store.shape.device
+        self._place = slice(rows[0].slot, rows[0].slot + len(rows))
         lengths = [len(row.ids) for row in self.rows]
         self._longest = max(lengths)
         self._at_B = torch.tensor(lengths, device=self.device)
         self._base_B = torch.tensor([row.base for row in self.rows], device=self.device)
         self._row_B1 = torch.arange(len(rows), device=self.device)[:, None]
         self._room = 0
-        self.shared = _shared(store, self.rows, {} if last is None else last.kept)
+        self.shared = _shared(store, self.rows, kept)
 
     @property
     def kept(self) -> dict[tuple[int, ...], _Copies]:
         """Copies of nodes by the nodes they are of."""
         return {shared.copies.name: shared.copies for shared in self.shared}
 
+    def reserve(self) -> None:
+        """Room for a token more in every row: of all batches before the first of them begins."""
+        self.store.reserve(self._longest + 1)
+
     def begin(self) -> torch.Tensor:
         """Make ready for a pass; the positions of the tokens that are fed."""
         self._longest += 1
-        self.store.reserve(self._longest)
         shape, room = self.store.shape, self.store.k[0].shape[2]
         if room != self._room:
             beyond = torch.arange(room, device=self.device)[None] >= self._at_B[:, None]
@@ -62,7 +87,8 @@ class Batch:
             mask = torch.zeros(beyond.shape, dtype=kind, device=self.device)
             self._mask = mask.masked_fill_(beyond, -torch.inf)[:, None, None]
             heads = torch.arange(shape.heads, device=self.device)
-            self._first_BK, self._room = (self._row_B1 * shape.heads + heads) * room, room
+            place_B1 = self._place.start + self._row_B1
+            self._first_BK, self._room = (place_B1 * shape.heads + heads) * room, room
         self._mask[self._row_B1[:, 0], :, :, self._at_B] = 0.0
         self._place_P = (self._first_BK + self._at_B[:, None]).flatten()
         return self._base_B + self._at_B
@@ -97,7 +123,7 @@ class Batch:
         width = held.shape[-1]
         new_P_D = new_K_B_D.transpose(0, 1).reshape(-1, width)
         held.view(-1, width).index_copy_(0, self._place_P, new_P_D)
-        return held[: len(self.rows), :, : self._longest]
+        return held[self._place, :, : self._longest]
 
 
 class _Copies:
@@ -171,7 +197,7 @@ class _Shared:
 
 
 def _shared(
-    store: Store, rows: Sequence[Row], kept: dict[tuple[int, ...], _Copies]
+    store: Store, rows: Sequence[Row], kept: Mapping[tuple[int, ...], _Copies]
 ) -> list[_Shared]:
     """Products that cover the nodes above the rows."""
     below: dict[int, list[int]] = {}

@@ -25,7 +25,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from m2gym.backends.local.batch import Batch
+from m2gym.backends.local.batch import Batch, batches
 from m2gym.backends.local.decode import Decoder
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.memory import keep_freed
@@ -39,6 +39,9 @@ from m2gym.core.protocols import Sampling, TokenOutput
 
 ROWS, PASS_TOKENS, KV_TOKENS = 64, 2048, 262_144
 """Sequences at once, tokens fed in one pass, tokens kept: the project's choice."""
+
+LANE_ROWS = 32
+"""Rows from which on another lane decodes; ours, measured with m2-nano."""
 
 REACH = 16
 """Tokens beyond a stop string's own characters that are decoded to look for it; ours."""
@@ -81,6 +84,10 @@ class _Sequence:
         )
 
 
+_Part = tuple[Batch, Sequence[_Sequence], Draws]
+"""Rows, whose they are, and how their tokens are taken."""
+
+
 class LocalEngine:
     """`m2gym.core.protocols.Engine` over a Hugging Face model.
 
@@ -119,7 +126,7 @@ class LocalEngine:
         self.decoder: Decoder | None = None
         if on_gpu if fixed is None else fixed:
             self.decoder = Decoder(model, self.store, capture=on_gpu)
-        self._batch: Batch | None = None
+        self._batches: list[Batch] = []
         if not on_gpu:
             keep_freed()
         self.lanes = Lanes() if model.layers_of_m2 is not None else None
@@ -285,7 +292,7 @@ class LocalEngine:
 
     def _clear(self) -> None:
         self.store.clear()
-        self._batch = None
+        self._batches = []
         if self.decoder is not None:
             self.decoder.forget()
 
@@ -355,9 +362,14 @@ class LocalEngine:
             held = [s.row for s in self._running if s.row is not None]
             if self.decoder.fits(held):
                 return partial(self._decode, self.decoder)
-        self._batch = Batch(self.store, [s.row for s in self._running if s.row], self._batch)
-        ordered = [rows[id(row)] for row in self._batch.rows]
-        return partial(self._decode_batch, self._batch, ordered, Draws(s.sampling for s in ordered))
+        held = [s.row for s in self._running if s.row]
+        count = 1 if self.lanes is None else min(self.lanes.count, 1 + len(held) // LANE_ROWS)
+        self._batches = batches(self.store, held, count, self._batches)
+        parts = []
+        for batch in self._batches:
+            ordered = [rows[id(row)] for row in batch.rows]
+            parts.append((batch, ordered, Draws(s.sampling for s in ordered)))
+        return partial(self._decode_batches, parts)
 
     def _decode(self, decoder: Decoder) -> None:
         rows = [s.row for s in self._running if s.row is not None]
@@ -365,14 +377,24 @@ class LocalEngine:
         found = decoder.run(rows, ids, [s.draw() for s in self._running])
         self._take(self._running, *found)
 
-    def _decode_batch(self, batch: Batch, ordered: Sequence[_Sequence], draws: Draws) -> None:
-        ids = [s.last for s in ordered]
+    def _decode_batches(self, parts: Sequence[_Part]) -> None:
+        for batch, _, _ in parts:
+            batch.reserve()
+        if self.lanes is None:
+            found = [self._decode_batch(part) for part in parts]
+        else:
+            found = self.lanes.map(self._decode_batch, parts)
+        for (batch, ordered, _), (tokens, logprobs) in zip(parts, found, strict=True):
+            batch.done([s.last for s in ordered])
+            self._take(ordered, tokens, logprobs)
+
+    @torch.no_grad()
+    def _decode_batch(self, part: _Part) -> tuple[list[int], list[float]]:
+        batch, ordered, draws = part
         positions_B = batch.begin()
-        ids_B = torch.tensor(ids, device=self.model.device)
-        hidden_B_H = self.model.hidden(ids_B, positions_B, batch.attend)
-        batch.done(ids)
-        logits_B_V = self.model.logits(hidden_B_H)
-        self._take(ordered, *draws.of(logits_B_V, [s.random.random() for s in ordered]))
+        ids_B = torch.tensor([s.last for s in ordered], device=self.model.device)
+        logits_B_V = self.model.logits(self.model.hidden(ids_B, positions_B, batch.attend))
+        return draws.of(logits_B_V, [s.random.random() for s in ordered])
 
     def _admit(self) -> None:
         if not self._waiting or self.store.full:

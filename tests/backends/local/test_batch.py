@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 
 from m2gym.backends.local.attention import plain_block  # noqa: E402
-from m2gym.backends.local.batch import Batch  # noqa: E402
+from m2gym.backends.local.batch import batches  # noqa: E402
 from m2gym.backends.local.store import Shape, Store  # noqa: E402
 
 HEADS, KEYS, WIDTH = 4, 2, 8
@@ -46,6 +46,7 @@ def whole(store, row, layer):
 def check(store, batch):
     """One pass of random queries, keys and values; afterwards the store holds them."""
     rows = batch.rows
+    batch.reserve()
     positions = batch.begin()
     assert positions.tolist() == [row.base + len(row.ids) for row in rows]
     for layer in range(store.shape.layers):
@@ -77,7 +78,7 @@ def test_rows_of_two_depths_with_nodes_of_many_lengths_and_one_row_outside(store
     questions = [[*shots, *ids(n, n)] for n in (20, 33, 90)]
     prompts = [questions[n] + ids(3 + m, 50 + 10 * n + m) for m in range(2) for n in range(3)]
     rows = opened(store, [*prompts, ids(25, 9)])
-    batch = Batch(store, rows)
+    batch = batches(store, rows)[0]
     assert len(batch.shared) == 3, "one product for the root, two for questions of two lengths"
     for _ in range(30):
         check(store, batch)
@@ -86,13 +87,13 @@ def test_rows_of_two_depths_with_nodes_of_many_lengths_and_one_row_outside(store
 def test_what_remains_of_a_batch_moves_to_the_first_places_and_copies_serve_on(store):
     prompts = [[*ids(30, n % 2), *ids(5, 20 + n)] for n in range(8)]
     rows = opened(store, prompts)
-    batch = Batch(store, rows)
+    batch = batches(store, rows)[0]
     check(store, batch)
     for row in rows[:6:2]:
         store.close(row, keep=row is rows[2])
     kept, held = rows[2], whole(store, rows[2], 1)
     left = [row for row in rows if row not in rows[:6:2]]
-    after = Batch(store, left, batch)
+    after = batches(store, left, last=[batch])[0]
     assert sorted(row.slot for row in left) == list(range(5))
     assert after.shared[0].copies is batch.shared[0].copies
     for mine, then in zip(whole(store, kept, 1), held, strict=True):
@@ -100,4 +101,19 @@ def test_what_remains_of_a_batch_moves_to_the_first_places_and_copies_serve_on(s
     assert len({row.slot for row in [*left, kept]}) == 6
     check(store, after)
     more = opened(store, [ids(12, 70 + n) for n in range(3)], "t")
-    check(store, Batch(store, [*left, *more], after))
+    check(store, batches(store, [*left, *more], last=[after])[0])
+
+
+def test_batches_that_cover_the_rows_keep_to_their_own(store):
+    shots = ids(30, 0)
+    rows = opened(store, [[*shots, *ids(n, n)] for n in (4, 9, 2, 17, 31)])
+    made = batches(store, rows, 2)
+    assert [len(batch.rows) for batch in made] == [3, 2]
+    assert {id(row) for batch in made for row in batch.rows} == {id(row) for row in rows}
+    for _ in range(3):
+        for batch in made:
+            batch.reserve()
+        for batch in made:
+            check(store, batch)
+    again = batches(store, rows, 2, made)
+    assert len({id(batch.shared[0].copies) for batch in (*made, *again)}) == 1

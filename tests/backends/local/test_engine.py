@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import sys
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in extra 'train'")
 
+import m2gym.backends.local.engine as engine_module  # noqa: E402
 from m2gym.backends.local.attention import PIECE  # noqa: E402
 from m2gym.backends.local.engine import LocalEngine  # noqa: E402
 from m2gym.backends.local.hooked import HookedModel  # noqa: E402
@@ -105,6 +107,27 @@ async def test_groups_share_their_prompts_and_logprobs_stay_exact(kind, fixed):
     once = 50 + 30 + 20 + 25
     assert engine.store.computed <= once + generated + 12, "each prompt is computed once"
     assert engine.store.reused > 0
+
+
+@pytest.mark.parametrize("rows", [2, 100], ids=["lanes", "one lane"])
+async def test_rows_that_decode_in_lanes_get_the_same_tokens(rows, monkeypatch):
+    monkeypatch.setattr(engine_module, "LANE_ROWS", rows)
+    torch.set_num_threads(2)
+    engine = engine_of(tiny("minimax_m2"), few=True)
+    assert engine.lanes.count == 2
+    shots = prompt(50, 1)
+    prompts = [[*shots, *prompt(3 + n % 3, n)] for n in range(9)]
+    turns = sys.getswitchinterval()
+    outputs = await asyncio.gather(
+        *(
+            engine.generate(p, Sampling(max_tokens=5 + n, seed=n), session_id=str(n))
+            for n, p in enumerate(prompts)
+        )
+    )
+    assert sys.getswitchinterval() == turns
+    for p, out in zip(prompts, outputs, strict=True):
+        close(out.logprobs, own_logprobs(tiny("minimax_m2"), [*p, *out.ids], len(p)))
+    assert {len(out.ids) for out in outputs} == {*range(5, 14)}
 
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)], ids=["shared", "each its own"])
