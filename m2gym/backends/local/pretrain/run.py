@@ -33,14 +33,14 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a pre-training run; all are the project's choices.
+    """Of a pre-training run; all are the project's choices, and those of the weights that ship.
 
     ``rows`` x ``length`` tokens a step; every batch is used ``reuse`` times. The rate rises over
     ``warmup`` steps, is constant up to ``flat`` of all, and falls linearly to a tenth.
     """
 
-    steps: int = 9000
-    rows: int = 256
+    steps: int = 18_000
+    rows: int = 160
     length: int = 513
     reuse: int = 1
     lr: float = 4e-3
