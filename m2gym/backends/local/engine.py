@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -33,7 +33,7 @@ from m2gym.backends.local.sampler import Draw, Draws, check_sampling, draw
 from m2gym.backends.local.spans import Piece, apart
 from m2gym.backends.local.step import Step
 from m2gym.backends.local.store import Row, Shape, Store
-from m2gym.backends.local.threads import Lanes, one_thread
+from m2gym.backends.local.threads import Lanes
 from m2gym.core.errors import BudgetError, InputError, ModelError
 from m2gym.core.protocols import Sampling, TokenOutput
 
@@ -129,7 +129,7 @@ class LocalEngine:
         self._batches: list[Batch] = []
         if not on_gpu:
             keep_freed()
-        self.lanes = Lanes() if model.layers_of_m2 is not None else None
+        self.lanes = Lanes() if model.small else None
         self._seeds = np.random.default_rng(seed)
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
@@ -309,7 +309,7 @@ class LocalEngine:
     def _tokens(self) -> None:
         """Admit; feed what is behind, or else every sequence a token until something changes."""
         self._admit()
-        with nullcontext() if self.lanes is None else one_thread():
+        with self.model.cores():
             pieces = self._pieces()
             if pieces:
                 self._feed(pieces)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 
 from m2gym.backends.local.m2_layers import M2Layers
 from m2gym.backends.local.products import linear
+from m2gym.backends.local.threads import SMALL, one_thread
 from m2gym.core.errors import InputError, M2GymError
 from m2gym.forge.soundness import refuse_unsound
 
@@ -86,6 +88,18 @@ class HookedModel:
         """Of activations and cache."""
         found: torch.dtype = self.base.get_input_embeddings().weight.dtype
         return found
+
+    @property
+    def small(self) -> bool:
+        """Whether a call is so short that a second core only costs time (`threads`)."""
+        if self.layers_of_m2 is None:
+            return False
+        weights: int = sum(p.numel() for p in self.base.parameters())
+        return weights < SMALL
+
+    def cores(self) -> AbstractContextManager[None]:
+        """To be computed in: one core a call where the model is small."""
+        return one_thread() if self.small else nullcontext()
 
     @property
     def device(self) -> torch.device:

@@ -178,12 +178,13 @@ class Learner:
         if not wanted:
             return {**stats, "grad_norm": 0.0, "computed_tokens": 0.0, "merge": 1.0}
         begun, oom = time.perf_counter(), 0
-        while (done := self._gradients(batch, wanted, tokens, version, oom > 0)) is None:
-            oom += 1
-            self._halve()
-        packed, seen = done
-        gradients = time.perf_counter()
-        norm = self.optimiser.step(lr)
+        with self.model.cores():
+            while (done := self._gradients(batch, wanted, tokens, version, oom > 0)) is None:
+                oom += 1
+                self._halve()
+            packed, seen = done
+            gradients = time.perf_counter()
+            norm = self.optimiser.step(lr)
         return {
             **stats,
             **seen.stats(),
@@ -241,7 +242,8 @@ class Learner:
         """Logprobs and entropies of samples merged into one tree."""
         tree = build_tree(samples, vocabulary=self.model.vocabulary)
         targets = targets_of(tree)
-        return targets, self._score(self.model, tree, targets, temperature)
+        with self.model.cores():
+            return targets, self._score(self.model, tree, targets, temperature)
 
     def check_merging(self) -> dict[str, float]:
         """Before the first update: two samples with one prefix, merged and each alone, by the very

@@ -92,3 +92,14 @@ def test_a_model_that_differs_is_refused():
     layer.mlp.forward = lambda x: 1.1 * plain(x)
     with pytest.raises(LayersMismatchError, match="differ"):
         use_layers(hooked)
+
+
+def test_a_small_model_has_one_core_a_call():
+    torch.set_num_threads(2)
+    hooked = HookedModel(biased())
+    with hooked.cores():
+        assert torch.get_num_threads() == 2, "layers of another form: torch's own threads"
+    assert use_layers(hooked)
+    with hooked.cores():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
