@@ -28,7 +28,7 @@ import torch
 from m2gym.backends.local.batch import Batch, batches
 from m2gym.backends.local.decode import Decoder
 from m2gym.backends.local.hooked import HookedModel
-from m2gym.backends.local.memory import keep_freed
+from m2gym.backends.local.memory import give_back, keep_freed
 from m2gym.backends.local.sampler import Draw, Draws, check_sampling, draw
 from m2gym.backends.local.spans import Piece, apart
 from m2gym.backends.local.step import Step
@@ -209,10 +209,12 @@ class LocalEngine:
         self._wake()
 
     def close(self) -> None:
-        """End the worker threads."""
+        """End the worker threads; what was kept of freed memory goes back to the system."""
         self._thread.shutdown(wait=True)
         if self.lanes is not None:
             self.lanes.close()
+        if self.model.device.type == "cpu":
+            give_back()
 
     def _checked(self, ids: Sequence[int], sampling: Sampling) -> list[int]:
         check_sampling(sampling)

@@ -2,7 +2,7 @@
 
 glibc gives freed memory back to the system as soon as a little of it lies at the end of a thread's
 heap, and gets it again, page by page and zeroed, for the next tensor: up to a third of the time in
-which m2-nano reads its prompts. `keep_freed` has it keep some.
+which m2-nano reads its prompts. `keep_freed` has it keep some; `give_back` lets all of it go.
 """
 
 from __future__ import annotations
@@ -27,3 +27,11 @@ def keep_freed() -> bool:
     return mallopt is not None and all(
         mallopt(what, n) for what, n in ((TRIM, KEPT), (MMAP, BLOCK))
     )
+
+
+def give_back() -> bool:
+    """Have the system get all freed memory of this process; whether its C library can."""
+    if not sys.platform.startswith("linux"):
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim is not None and bool(trim(0))
