@@ -1,4 +1,4 @@
-# ruff: noqa: PTH208, ASYNC240
+# ruff: noqa: ASYNC240
 """Start, stop, death and what is left behind: nothing."""
 
 import asyncio
@@ -19,14 +19,11 @@ from m2gym.workspaces import check, make_workspace
 from m2gym.workspaces.limits import hierarchy
 from m2gym.workspaces.local import LocalWorkspace
 from m2gym.workspaces.state import State, sweep
+from tests.descriptors import open_files
 
 from .conftest import MakeBox
 
 ROOT = Path(__file__).parents[2]
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def traces(box: LocalWorkspace) -> list[str]:
@@ -64,8 +61,7 @@ async def test_stop_leaves_nothing_and_is_idempotent(needs_local: None, make: Ma
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     await shell.close()
     del process
-    gc.collect()
-    assert open_files() == before
+    assert open_files() <= before
     for call in (box.exec("true"), box.read("x"), box.start(), box.snapshot(), shell.run("true")):
         with pytest.raises(WorkspaceLostError, match="stopped"):
             await call
