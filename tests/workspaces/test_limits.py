@@ -93,17 +93,19 @@ def test_files_at_any_depth_are_counted(tmp_path: Path) -> None:
         below = os.open("folder", os.O_RDONLY, dir_fd=fd)
         os.close(fd)
         fd = below
-    before = used(top, 1 << 40)
-    file = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
-    os.write(file, b"x" * (1 << 20))
-    os.fsync(file)
-    os.close(file)
-    os.close(fd)
-    files = open_files()
-    assert used(top, 1 << 40) >= before + (1 << 20)
-    assert open_files() <= files
-    assert used(tmp_path / "none", 1) == 0
-    assert remove_tree(top)
+    try:
+        before = used(top, 1 << 40)
+        file = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+        os.write(file, b"x" * (1 << 20))
+        os.fsync(file)
+        os.close(file)
+        os.close(fd)
+        files = open_files()
+        assert used(top, 1 << 40) >= before + (1 << 20)
+        assert open_files() <= files
+        assert used(tmp_path / "none", 1) == 0
+    finally:
+        assert remove_tree(top), "pytest itself cannot remove a tree this deep"
 
 
 async def test_processor_time_of_a_process(kind: str, make: MakeBox) -> None:
