@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2gym.cli import options
-from m2gym.cli.output import note, show, show_json
+from m2gym.cli.output import note, show, show_json, stopped
 from m2gym.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def train(
 ) -> None:
     """Train a model in an environment."""
     from m2gym.backends.train_config import TrainConfig
+    from m2gym.rollout.evaluation import next_folder
 
     wanted = TrainConfig.load(config, settings or [])
     if out is not None:
@@ -53,7 +54,9 @@ def train(
     if seeds > 1:
         _seeds(wanted, seeds, json)
         return
-    result = _run(wanted, resume)
+    if wanted.out is None:
+        wanted = wanted.replace(out=next_folder(wanted.env.id, "train"))
+    result = _run(wanted, resume, f"go on with --out {wanted.out} --resume")
     if json:
         show_json({"out": str(result.out), "steps": list(result.rows), "held_out": result.held_out})
         return
@@ -71,8 +74,9 @@ def _translated(config: TrainConfig) -> dict[str, Any]:
     return translated
 
 
-def _run(config: TrainConfig, resume: bool) -> TrainResult:
-    """One run, shown live at a terminal and a line a step elsewhere."""
+def _run(config: TrainConfig, resume: bool, onward: str) -> TrainResult:
+    """One run, shown live at a terminal and a line a step elsewhere; ``onward`` says how to go on
+    with it after Ctrl-C."""
     from m2gym.backends.training import train as run
     from m2gym.cli.train_view import TrainView
 
@@ -93,9 +97,9 @@ def _run(config: TrainConfig, resume: bool) -> TrainResult:
         with view:
             return run(config, resume=resume, told=told)
     except KeyboardInterrupt:
-        where = f"--out {config.out} --resume" if config.out else "--resume and its --out"
-        note(f"interrupted after step {done}; nothing is lost: go on with {where}")
-        raise typer.Exit(130) from None
+        begun = config.out is not None and (config.out / "config.yaml").exists()
+        after = f"after step {done}" if done else "before a step was done"
+        stopped(f"{after}; nothing is lost: {onward}" if begun else "nothing was begun")
 
 
 def _seeds(config: TrainConfig, count: int, json: bool) -> None:
@@ -111,7 +115,8 @@ def _seeds(config: TrainConfig, count: int, json: bool) -> None:
     for seed in range(count):
         folder = config.out / f"seed-{seed}"
         one = config.replace(out=folder, train={"seed": seed})
-        runs.append(_run(one, resume=(folder / "config.yaml").exists()).rows)
+        begun = (folder / "config.yaml").exists()
+        runs.append(_run(one, begun, "the same command goes on").rows)
     found = gains(runs)
     low, high = interval(found)
     plot_seeds(runs, config.out / "seeds.png", f"{config.model}, {config.env.id}, {count} seeds")

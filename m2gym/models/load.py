@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from m2gym.core.errors import InputError
 from m2gym.core.protocols import Model
 from m2gym.core.registry import BACKENDS
@@ -21,6 +23,7 @@ def load_model(spec: str) -> Model:
     | ``openai-compatible:URL#NAME`` | a server of vLLM, SGLang and the like |
     | ``m2-nano`` | the small model that ships with this package |
     | ``BACKEND:…`` | whatever `BACKENDS` holds under that id |
+    | a folder | weights in Hugging Face's format, or a training run's: ``local:FOLDER`` |
     | anything else | a model by LiteLLM's name, such as ``openai/gpt-5`` |
 
     Raises:
@@ -33,6 +36,9 @@ def load_model(spec: str) -> Model:
         return _model("local", spec)
     if separator and name in BACKENDS:
         return _model(name, rest)
+    folder = Path(spec)
+    if any((folder / file).is_file() for file in ("config.json", "config.yaml")):
+        return _model("local", spec)
     return _model(FALLBACK, spec)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +13,7 @@ import m2gym
 from m2gym.cli.app import app
 from m2gym.core.errors import InfraError, InputError
 from m2gym.core.protocols import ModelRequest
+from m2gym.models import load_model
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("torch", reason="torch is in extra 'train'")
@@ -91,6 +94,24 @@ def test_a_run_through_environment_agent_and_driver(tmp_path, environment, folde
     (trajectory,) = answers.trajectories
     assert trajectory.completions[0].logprobs
     assert trajectory.completions[0].model == f"local:{out}".partition(":")[2]
+    for spec, name in ((str(out), str(out)), (f"local:{out / 'model'}", str(out / "model"))):
+        assert load_model(spec).name == name
+    shutil.move(out / "model", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="a run without weights"):
+        load_model(str(out))
+
+
+def test_in_a_notebook_s_running_loop(tmp_path, environment, folder):
+    from m2gym.backends.train_config import TrainConfig
+
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    config = TrainConfig.load(path, ["train.steps=1"]).replace(out=tmp_path / "run")
+
+    async def cell():
+        return m2gym.train(config)
+
+    assert [row["step"] for row in asyncio.run(cell()).rows] == [1]
 
 
 def test_icrl_in_tool_use(tmp_path, folder):

@@ -53,8 +53,10 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path):
         said.append(line)
         if line.startswith("step 2/"):
             os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # by who cannot wait
     assert process.wait() == 130, "".join(said)
     assert f"go on with --out {parted} --resume" in said[-1]
+    assert "Traceback" not in "".join(said)
     done = rows_of(parted)
     saved = [p.name for p in (parted / "checkpoints").iterdir()]
     assert saved == [f"step-{len(done):06d}"], "no update is done twice"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import warnings
@@ -23,6 +22,7 @@ from m2gym.backends.local.rollouts import EpisodeRollouts, Rollouts
 from m2gym.backends.local.trainer import LocalTrainer, TrainResult
 from m2gym.backends.local.worlds import in_process
 from m2gym.backends.train_config import LocalConfig, LoraConfig, TrainConfig, local_config
+from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.protocols import Model, Scaffold
 from m2gym.core.registry import SCAFFOLDS
@@ -45,6 +45,11 @@ class LocalBackend:
     def model(self, spec: str) -> Model:
         """``spec`` is a folder in Hugging Face's format, a training run's, or ``gguf:…``."""
         folder = Path(model_folder(spec))
+        if (folder / "config.yaml").is_file() and not (folder / "model").is_dir():
+            raise InputError(
+                f"{folder} is a run without weights: its training has not ended; go on with "
+                f"m2gym train CONFIG --out {folder} --resume"
+            )
         folder = folder / "model" if (folder / "model").is_dir() else folder
         config = LocalConfig()
         loaded = load_causal(str(folder), device=device_of(config))
@@ -63,7 +68,10 @@ class LocalBackend:
         resume: bool = False,
         told: Callable[[Row], None] = lambda row: None,
     ) -> TrainResult:
-        """Train as configured; see `m2gym.backends.local.trainer`."""
+        """Train as configured; see `m2gym.backends.local.trainer`. Also inside a notebook's loop.
+
+        SIGINT and SIGTERM end the run after the update under way, saved; then `KeyboardInterrupt`.
+        """
         local = local_config(config.backend)
         if config.out is None:
             name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
@@ -76,7 +84,7 @@ class LocalBackend:
         rollouts = rollouts_of(config, format, engine.context)
         trainer = LocalTrainer(config, hooked, rollouts, engine=engine, resume=resume, told=told)
         try:
-            result = asyncio.run(trainer.run())
+            result = run_blocking(trainer.run())
         finally:
             engine.close()
             if trainer.rows and _can_draw():
@@ -98,7 +106,9 @@ def prepared(model: Any, config: TrainConfig) -> HookedModel:
         model = _adapted(model, local.lora)
     hooked = HookedModel(model)
     if local.checkpointing:
-        hooked.base.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(hooked.base, "activation_checkpointing_enable", None)
+        enable = enable or hooked.base.gradient_checkpointing_enable  # its older name
+        enable({"use_reentrant": False})
         if local.lora is not None:
             hooked.base.enable_input_require_grads()
     elif local.experts is None:

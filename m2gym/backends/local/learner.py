@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ class Learner:
                 self._halve()
             packed, seen = done
             gradients = time.perf_counter()
-            norm = self.optimiser.step(lr)
+            norm = self._stepped(lr)
         return {
             **stats,
             **seen.stats(),
@@ -223,6 +224,18 @@ class Learner:
         finally:
             self.model.base.eval()
         return packed, seen
+
+    def _stepped(self, lr: float) -> float:
+        try:
+            return self.optimiser.step(lr)
+        except RuntimeError as error:
+            if not no_memory(error):
+                raise
+            self.optimiser.clear()
+            raise InfraError(
+                "no memory for AdamW's moments, two numbers of 32 bits a weight; set backend.lora, "
+                "or a smaller backend.kv_tokens"
+            ) from error
 
     def _halve(self) -> None:
         self.optimiser.clear()
@@ -267,9 +280,15 @@ class Learner:
     @torch.no_grad()
     def nll(self, samples: Sequence[Sample]) -> float:
         """Mean over samples of the summed negative log-likelihood of what they train on, in nats
-        and at temperature 1."""
-        _, scores = self.scores(samples, 1.0)
-        return -float(scores.logprobs_M.sum()) / len(samples)
+        and at temperature 1; in micro-batches, a sample that fits in none left out (NaN where all
+        are)."""
+        parts = pack(samples, self.budget, oversize="mask").micro_batches
+        count = sum(len(part.samples) for part in parts)
+        summed = sum(
+            float(self.scores([samples[n] for n in part.samples], 1.0)[1].logprobs_M.sum())
+            for part in parts
+        )
+        return -summed / count if count else math.nan
 
     def _loss(
         self,

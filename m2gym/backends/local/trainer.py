@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2gym.backends.local import checkpoint
+from m2gym.backends.local.agreement import agreement
 from m2gym.backends.local.behaviour import behaviour, probes, success
 from m2gym.backends.local.engine import LocalEngine
 from m2gym.backends.local.generation import Generation
@@ -199,6 +200,10 @@ class LocalTrainer:
         self.step += 1
         self._next_stage(claim, row)
         await self.engine.update_weights(self.step)
+        if "engine_difference_mean" not in row:
+            comparing = time.perf_counter()
+            row |= await agreement(self.engine, self.learner, claim.groups, self.step)
+            row["seconds_probe"] += time.perf_counter() - comparing
         if self.settings.eval_every and self.step % self.settings.eval_every == 0:
             evaluating = time.perf_counter()
             row["held_out"] = self.held_out = await self.generation.evaluate(self.step)
@@ -208,8 +213,8 @@ class LocalTrainer:
         spent = sum(row[f"seconds_{name}"] for name in PHASES)
         row["seconds_other"] = row["seconds"] - spent
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
-        self.rows.append(row)
         self.metrics.append(row)
+        self.rows.append(row)
         for sink in self.sinks:
             sink.write(row)
         self.told(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,7 @@ from m2gym.backends.train_config import (  # noqa: E402
 from m2gym.core.errors import InputError  # noqa: E402
 from m2gym.core.trajectory import Completion  # noqa: E402
 from m2gym.envs.catalog import env_entry  # noqa: E402
+from m2gym.forge.pack import Budget  # noqa: E402
 from m2gym.forge.records import PoolCompletion, PoolTrajectory  # noqa: E402
 from m2gym.models.formats import byte_format  # noqa: E402
 from m2gym.rollout.driver import Attempt  # noqa: E402
@@ -73,6 +75,23 @@ def test_nll0_is_the_likelihood_of_the_right_call_without_examples():
     (probe,) = probes([[episode(1.0, turns=1, zero_prompt=[7, 8])]])
     logp = model(torch.tensor([[7, 8, 5, 6]])).logits[0].log_softmax(-1)
     assert learner.nll([probe]) == pytest.approx(-float(logp[1, 5] + logp[2, 6]), abs=1e-4)
+
+
+def test_probes_are_measured_in_micro_batches():
+    model = tiny(initializer_range=0.2)
+    learner = Learner(HookedModel(model), AlgorithmConfig(), MasterAdamW(model, TrainSettings()))
+    prompts = ([7, 8], [7, 9, 10], [11, 12, 13, 14])
+    some = probes([[episode(1.0, turns=1, zero_prompt=ids)] for ids in prompts])
+    each = [learner.nll([probe]) for probe in some]
+    learner.budget = Budget(6)
+    seen = []
+    scores = learner.scores
+    learner.scores = lambda part, scale: (seen.append(len(part)), scores(part, scale))[1]
+    assert learner.nll(some) == pytest.approx(sum(each) / 3, abs=1e-4)
+    assert seen == [1, 1, 1]
+    learner.budget = Budget(5)
+    assert learner.nll(some) == pytest.approx(sum(each[:2]) / 2, abs=1e-4), "the last fits in none"
+    assert math.isnan(learner.nll(some[2:]))
 
 
 class Shown(PromptRollouts):

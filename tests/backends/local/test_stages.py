@@ -200,6 +200,27 @@ def test_a_sample_that_fits_in_no_part_is_masked_and_the_last_resort_is_an_error
         learner.update(graded(short, config), 0, 1e-3)
 
 
+def test_without_memory_for_its_moments_the_weights_stay_as_they_are():
+    model = tiny(initializer_range=0.2)
+    optimiser = MasterAdamW(model, TrainSettings())
+    learner = Learner(HookedModel(model), AlgorithmConfig(), optimiser)
+    before = [p.detach().clone() for p in model.parameters()]
+    with NoRoomForAdam(), pytest.raises(InfraError, match=r"AdamW's moments.*backend\.lora"):
+        learner.update(graded(batch(), AlgorithmConfig()), 0, 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+    assert learner.update(graded(batch(), AlgorithmConfig()), 0, 1e-2)["grad_norm"] > 0
+
+
+class NoRoomForAdam(torch.utils._python_dispatch.TorchDispatchMode):
+    """A device on which AdamW finds no room."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._fused_adamw_.default:
+            raise torch.OutOfMemoryError("no room")
+        return function(*args, **(kwargs or {}))
+
+
 def shorter(completion):
     return replace(completion, prompt_ids=completion.prompt_ids[:3])
 

@@ -85,6 +85,8 @@ async def test_a_resumed_run_gives_the_same_numbers(tmp_path, lag):
     whole_model = tiny(initializer_range=0.1)
     whole = await train(config(tmp_path / "whole", steps=6, algorithm=algorithm), model=whole_model)
     assert max(row["lag_max"] for row in whole.rows) == lag
+    for row in whole.rows:
+        assert 0 < row["engine_difference_max"] < 1e-3, "compared at every step, whatever the lag"
     parted = config(tmp_path / "parted", steps=6, algorithm=algorithm)
     calls = 0
 
@@ -248,6 +250,18 @@ async def test_equal_groups_update_nothing_and_are_named(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not result.rows[3]["anomalies"]
     assert "stuck rewards" in result.rows[4]["anomalies"][0]
+    assert all(row["engine_difference_max"] < 1e-3 for row in result.rows), (
+        "also where all is equal"
+    )
+
+
+async def test_a_run_ends_at_its_goal_and_stays_there(tmp_path):
+    cfg = config(tmp_path, steps=6, eval_every=2, stop_at=0.5)
+    result = await train(cfg, prompts(lambda task, ids: 0.5 + (ids[0] % 2) / 2))
+    assert [row["step"] for row in result.rows] == [1, 2]
+    assert result.held_out >= 0.5
+    again = await train(cfg, prompts(lambda task, ids: 0.0), resume=True)
+    assert numbers(again.rows) == numbers(result.rows)
 
 
 async def test_bad_folders_and_changed_configurations(tmp_path):
