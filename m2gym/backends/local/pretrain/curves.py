@@ -47,7 +47,9 @@ def plot(logs: Mapping[str, Path], path: Path) -> None:
             )
     loss.set(title="loss (thin: of the token after it)", ylabel="nats")
     success.set(title="success with 3 examples", ylim=(0, 1.02))
-    load.set(title="busiest expert's load over the mean", ylim=(0.9, 3))
+    load.set(title="busiest expert's load over the mean", yscale="log", ylim=(0.9, 9))
+    load.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    load.minorticks_off()
     for ax in (loss, success, load):
         ax.set(xlabel="million tokens")
         ax.grid(alpha=0.25)
