@@ -7,9 +7,10 @@ imported when the sink is made.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class TensorBoard:
     """Event files in ``OUT/tensorboard``."""
 
     def __init__(self, config: TrainConfig, out: Path, step: int) -> None:
-        module = _package("torch.utils.tensorboard", "tensorboard")
+        module = importlib.import_module("torch.utils.tensorboard")
         self.writer: Any = module.SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -52,8 +53,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, config: TrainConfig, out: Path, step: int) -> None:
-        module = _package("wandb", "wandb")
-        self.run: Any = module.init(
+        self.run: Any = importlib.import_module("wandb").init(
             project=os.environ.get("WANDB_PROJECT", "m2gym"),
             name=out.name,
             dir=str(out),
@@ -73,7 +73,7 @@ class Mlflow:
     """
 
     def __init__(self, config: TrainConfig, out: Path, step: int) -> None:
-        self.mlflow = _package("mlflow", "mlflow")
+        self.mlflow: Any = importlib.import_module("mlflow")
         if "MLFLOW_TRACKING_URI" not in os.environ:
             # The small package has no database, and MLflow asks for this word before it takes a
             # folder.
@@ -95,6 +95,17 @@ KINDS: dict[str, type[TensorBoard] | type[WeightsAndBiases] | type[Mlflow]] = {
     "wandb": WeightsAndBiases,
     "mlflow": Mlflow,
 }
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Before a run begins: whether what its metrics go to is installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"log: {name} is not installed: pip install {name}")
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -124,10 +135,3 @@ def flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
         else:
             found[f"{above}{name}"] = str(value)[:500]
     return found
-
-
-def _package(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(f"log: {package} is not installed: pip install {package}") from error

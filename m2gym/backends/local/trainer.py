@@ -35,7 +35,7 @@ from m2gym.backends.local.metrics import EqualTasks, MetricsFile, Row, anomalies
 from m2gym.backends.local.optimiser import MasterAdamW, rate
 from m2gym.backends.local.rollouts import Rollouts
 from m2gym.backends.local.schedule import Plan
-from m2gym.backends.local.sinks import KINDS, Sink
+from m2gym.backends.local.sinks import KINDS, Sink, check_sinks
 from m2gym.backends.local.step_back import StepBack
 from m2gym.backends.stages import Stages
 from m2gym.backends.train_config import TrainConfig, local_config
@@ -101,6 +101,7 @@ class LocalTrainer:
     ) -> None:
         if config.out is None:
             raise InputError("a training run needs its folder: out=…")
+        check_sinks(config.log)
         local = local_config(config.backend)
         self.config, self.settings, self.out = config, config.train, config.out
         self.model, self.told, self.resume = model, told, resume
