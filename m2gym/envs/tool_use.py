@@ -20,9 +20,6 @@ from m2gym.envs.catalog import EnvEntry
 if TYPE_CHECKING:
     from m2gym.envs.episode import WorkspaceEpisode
 
-PASSAGES, WORDS = 3, 375
-"""Passages and words of a search result: ICRL's top 3 and 500 tokens, at 0.75 words a token."""
-
 BITS = 4096
 """Bits of a number that the calculator goes on with; the project's choice."""
 
@@ -58,7 +55,8 @@ def tool_use_tools(episode: WorkspaceEpisode) -> list[Tool]:
 
     async def search(query: str) -> str:
         """The passages that fit a query best."""
-        return _index(episode.task.metadata["corpus"]).search(query)
+        told = episode.task.metadata
+        return _index(told["corpus"]).search(query, told["passages"], told["words"])
 
     async def answer(response: str) -> str:
         """Give the answer, and end the episode. In it, `<answer>…</answer>` counts where it is."""
@@ -127,19 +125,19 @@ class _Bm25:
             raise InputError("search needs bm25s: pip install 'm2gym[search]'") from error
         titled: dict[str, list[str]] = json.loads(corpus.read_text("utf-8"))
         self.passages = [f"{t}: {''.join(s)}" for t, s in titled.items()]
-        self.count = min(PASSAGES, len(self.passages))
         self._tokens: Callable[[str], list[str]] = lambda text: re.findall(r"\w+", text.lower())
         self._bm25: Any = bm25s.BM25()
         self._bm25.index([self._tokens(p) for p in self.passages], show_progress=False)
 
-    def search(self, query: str) -> str:
-        words = self._tokens(query)
-        if not words:
+    def search(self, query: str, passages: int, words: int) -> str:
+        asked = self._tokens(query)
+        if not asked:
             raise InputError("a query holds at least one word")
-        found, _ = self._bm25.retrieve([words], k=self.count, show_progress=False)
+        count = min(passages, len(self.passages))
+        found, _ = self._bm25.retrieve([asked], k=count, show_progress=False)
         text = "\n".join(self.passages[int(n)] for n in found[0])
         kept = text.split(" ")
-        return text if len(kept) <= WORDS else " ".join(kept[:WORDS]) + " …"
+        return text if len(kept) <= words else " ".join(kept[:words]) + " …"
 
 
 @lru_cache(maxsize=4)

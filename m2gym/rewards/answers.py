@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from m2gym.core.artifacts import Artifacts
@@ -39,10 +40,16 @@ def answer(artifacts: Artifacts, expected: str) -> Score:
 
 
 @reward("icrl-format")
-def icrl_format(artifacts: Artifacts, tools: tuple[str, ...] = TOOLS) -> Score:
-    """1 less the penalties of what the response lacks, at least 0."""
+def icrl_format(
+    artifacts: Artifacts,
+    tools: tuple[str, ...] = TOOLS,
+    penalties: Mapping[str, float] = FORMAT_PENALTIES,
+) -> Score:
+    """1 less the penalties of what the response lacks, at least 0; those that ``penalties`` leaves
+    out are the published ones."""
     lacks = format_faults(artifacts.text(RESPONSE), tools)
-    value = max(0.0, 1.0 - sum(FORMAT_PENALTIES[name] for name in lacks))
+    costs = {**FORMAT_PENALTIES, **penalties}
+    value = max(0.0, 1.0 - sum(costs[name] for name in lacks))
     return Score(value=round(value, 6), evidence={"lacks": lacks})
 
 

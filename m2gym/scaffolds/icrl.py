@@ -12,8 +12,9 @@ gets a fixed corrective message. After the tool turns one answer more is asked f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -45,6 +46,9 @@ CORRECTION = (
     "<answer> and </answer>."
 )
 
+TAGS = (*ARGUMENTS, "answer", "information", "think")
+"""Tags of prompts, examples and turns; an agent may have names of its own for them."""
+
 RE = re.DOTALL | re.MULTILINE
 
 LAST = "No tool can be used any more. Give the answer between <answer> and </answer>."
@@ -61,7 +65,11 @@ class Icrl:
         examples: where they stand: in the prompt's text (published), or as turns of the chat before
             the question, which models too small to read a long prompt still go on with.
         thinking: whether examples think aloud.
-        tools: tags that are offered; all that the task has when left out.
+        tools: tools that are offered; all that the task has when left out.
+        instructions, correction, last: what the prompt begins with (``{tools}`` describes the
+            tools), what follows an invalid turn, and what follows the last tool turn.
+        tags: own names of `TAGS`, such as ``{"answer": "final"}``, in all that the model reads and
+            writes; the task's rewards see the usual ones.
     """
 
     shots: int | Sequence[int] = 0
@@ -72,6 +80,8 @@ class Icrl:
     tools: Sequence[str] | None = None
     instructions: str = INSTRUCTIONS
     correction: str = CORRECTION
+    last: str = LAST
+    tags: Mapping[str, str] = field(default_factory=dict)
     name: str = field(default="icrl", init=False)
     uses_model: ClassVar[bool | None] = True
 
@@ -86,6 +96,7 @@ class Icrl:
         unknown = sorted({*(self.tools or ())} - {*ARGUMENTS})
         if unknown:
             raise InputError(f"icrl: unknown tool {unknown[0]!r}; known: {', '.join(ARGUMENTS)}")
+        check_tags(self.tags)
         if self.turns < 0 or self.stage_updates < 1:
             raise InputError(
                 f"icrl: turns is at least 0 and stage_updates 1, got {self.turns} and "
@@ -111,13 +122,13 @@ class Icrl:
             raise InputError("icrl calls a model: the episode has no session")
         offered = ARGUMENTS if self.tools is None else self.tools
         tools = [t.name for t in episode.tools if t.name in ARGUMENTS and t.name in offered]
-        stop = tuple(f"</{tag}>" for tag in (*tools, "answer"))
+        stop = tuple(named(f"</{tag}>", self.tags) for tag in (*tools, "answer"))
         messages: list[dict[str, Any]] = self.opening(episode, tools)
         response: list[str] = []
         for turn in range(self.turns + 1):
             request = ModelRequest(messages=messages, sampling=Sampling(stop=stop))
             said = (await session.complete(request)).message
-            text = spoken(said, stop)
+            text = spoken(said, stop, self.tags)
             response.append(text)
             found = call_in(text, (*tools, "answer"))
             if found is not None and found[0] == "answer":
@@ -126,7 +137,7 @@ class Icrl:
             if told is None:
                 return
             if turn + 1 == self.turns:
-                told = f"{told}\n{LAST}"
+                told = f"{told}\n{named(self.last, self.tags)}"
             messages += [said, {"role": "user", "content": told}]
         await episode.act({"name": "answer", "arguments": {"response": "\n".join(response)}})
 
@@ -139,11 +150,13 @@ class Icrl:
         if not self.thinking:
             chosen = [re.sub(r"<think>.*?</think>\n", "", e, flags=re.DOTALL) for e in chosen]
         described = "\n".join(DESCRIBED[tool] for tool in tools)
-        head = self.instructions.format(tools=described)
+        chosen = [named(example, self.tags) for example in chosen]
+        head = named(self.instructions.replace("{tools}", described), self.tags)
         question = f"Question: {episode.task.instruction}"
         if self.examples == "prompt":
             return [{"role": "user", "content": "\n\n".join([head, *chosen, question])}]
-        messages = [m for example in chosen for m in turns_of(example)]
+        information = self.tags.get("information", "information")
+        messages = [m for example in chosen for m in turns_of(example, information)]
         messages.append({"role": "user", "content": question})
         messages[0]["content"] = f"{head}\n\n{messages[0]['content']}"
         return messages
@@ -165,22 +178,56 @@ class Icrl:
     async def _told(self, episode: Episode, call: tuple[str, str] | None) -> str | None:
         """What the environment answers; ``None`` when the episode has ended."""
         if call is None:
-            return self.correction
+            return named(self.correction, self.tags)
         tag, argument = call
         try:
             seen = await episode.act({"name": tag, "arguments": {ARGUMENTS[tag]: argument}})
         except EpisodeOverError:
             return None
         except InputError as error:
-            return f"<information>{error}</information>"
-        return None if seen.done else f"<information>{seen.text.strip()}</information>"
+            told = str(error)
+        else:
+            if seen.done:
+                return None
+            told = seen.text.strip()
+        information = self.tags.get("information", "information")
+        return f"<{information}>{told}</{information}>"
 
 
-def spoken(message: dict[str, object], stop: Sequence[str] = ()) -> str:
-    """A message's text with its thinking in tags; a closing tag that an API left off is put back.
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raises `InputError` where own names of tags cannot be told apart."""
+    unknown = sorted({*tags} - {*TAGS})
+    if unknown:
+        raise InputError(f"icrl: unknown tag {unknown[0]!r}; known: {', '.join(TAGS)}")
+    own = [str(tags.get(tag, tag)) for tag in TAGS]
+    if len({*own}) < len(own) or not all(re.fullmatch(r"[\w-]+", name) for name in own):
+        raise InputError(f"icrl: tags are words, each another one, got {', '.join(own)}")
+
+
+def named(text: str, tags: Mapping[str, str]) -> str:
+    """A text with the agent's own names of its tags.
+
+    >>> named("<answer>1</answer>", {"answer": "final"})
+    '<final>1</final>'
+    """
+    either = "|".join(map(re.escape, tags))
+    if not either:
+        return text
+    return re.sub(rf"<(/?)({either})>", lambda tag: f"<{tag[1]}{tags[tag[2]]}>", text)
+
+
+def spoken(
+    message: dict[str, object],
+    stop: Sequence[str] = (),
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """A message's text under the usual names of its tags, its thinking in them; a closing tag that
+    an API left off is put back. A usual name that has another one here counts for nothing.
 
     >>> spoken({"content": "<search>x", "reasoning_content": "why"}, ["</search>"])
     '<think>why</think>\\n<search>x</search>'
+    >>> spoken({"content": "<answer>1</answer><final>2</final>"}, (), {"answer": "final"})
+    '<final>1</final><answer>2</answer>'
     """
     text = str(message.get("content") or "")
     for tag in stop:
@@ -188,6 +235,7 @@ def spoken(message: dict[str, object], stop: Sequence[str] = ()) -> str:
         if text.rfind(opening) > text.rfind(tag):
             text += tag
             break
+    text = named(text, {**tags, **{own: tag for tag, own in tags.items()}})
     thinking = message.get("reasoning_content")
     return f"<think>{thinking}</think>\n{text}" if thinking else text
 
@@ -203,14 +251,15 @@ def call_in(text: str, tags: Sequence[str]) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2].strip())
 
 
-def turns_of(example: str) -> list[dict[str, Any]]:
-    """An example's text as turns of a chat.
+def turns_of(example: str, information: str = "information") -> list[dict[str, Any]]:
+    """An example's text as turns of a chat; ``information`` is the tag of a tool's words.
 
     >>> text = "Question: q\\n<a>1</a>\\n<information>2</information>\\n<answer>3</answer>"
     >>> [m["role"] for m in turns_of(text)]
     ['user', 'assistant', 'user', 'assistant']
     """
-    found = re.split(r"\n?(^Question: .*?$|<information>.*?</information>)\n?", example, flags=RE)
+    told = f"<{information}>.*?</{information}>"
+    found = re.split(rf"\n?(^Question: .*?$|{told})\n?", example, flags=RE)
     texts = [text for text in found if text]
     roles = ("user", "assistant")
     return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]

@@ -3,7 +3,7 @@
 - ``reasoning-gym``: the package of that name, endless by seed (``families``, ``size``, ``seed``).
 - ``gsm8k``: rows ``{"question", "answer": "… #### N"}``, a JSON line each (``train``, ``test``).
 - ``hotpotqa``: rows ``{"_id", "question", "answer"}`` (``train``, ``test``) and passages
-  ``{title: [sentence, …]}`` (``corpus``).
+  ``{title: [sentence, …]}`` (``corpus``), of which a search shows ``passages`` and ``words``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.task import Limits, RewardSpec, Task
+from m2gym.rewards.answers import FORMAT_PENALTIES
 from m2gym.tasksets.memory import ListTaskset
 
 RESPONSE = "response.txt"
@@ -27,6 +28,9 @@ FAMILIES = ("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "count_bi
 ONE_NUMBER = ("chain_sum", "products", "decimal_chain_sum")
 """Families with a judge of their own whose right answer still is one number."""
 
+PASSAGES, WORDS = 3, 375
+"""Of a search's result: ICRL's top 3 and 500 tokens, at 0.75 words a token."""
+
 LIMITS = Limits(steps=16, seconds=300, exec_seconds=10, memory_mb=512, disk_mb=64)
 
 
@@ -35,6 +39,7 @@ def tool_use(
     taskset: str = "reasoning-gym",
     accuracy: float = 1.0,
     format: float = 0.0,
+    penalties: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> ListTaskset:
     """Questions of one source.
@@ -43,6 +48,8 @@ def tool_use(
         taskset: the source, see the module; ``settings`` are its own.
         accuracy, format: weights of the rewards ``answer`` and ``icrl-format``. ICRL's are 0.8 and
             0.2, for agents that write its tags.
+        penalties: what each lack takes from the format's 1, by the names of
+            `m2gym.rewards.answers.FORMAT_PENALTIES`; published ones where left out.
 
     Raises:
         InputError: a setting that the source lacks, a file that does not hold its rows, a family
@@ -55,18 +62,21 @@ def tool_use(
     }
     if taskset not in sources:
         raise UnknownIdError("taskset of tool-use", taskset, sources)
+    own = dict(penalties or {})
+    for name in {*own} - {*FORMAT_PENALTIES}:
+        raise UnknownIdError("penalty of icrl-format", name, FORMAT_PENALTIES)
     try:
         rows = list(sources[taskset](**settings))
     except TypeError as error:
         raise InputError(f"taskset {taskset!r}: {error}") from error
-    return ListTaskset("tool-use", [_task(row, accuracy, format) for row in rows])
+    return ListTaskset("tool-use", [_task(row, accuracy, format, own) for row in rows])
 
 
-def _task(row: dict[str, Any], accuracy: float, format: float) -> Task:
+def _task(row: dict[str, Any], accuracy: float, format: float, penalties: dict[str, float]) -> Task:
     expected: dict[str, Any] = {"expected": row.pop("answer")}
     weights: list[tuple[str, float, dict[str, Any]]] = [
         ("answer", accuracy, expected),
-        ("icrl-format", format, {}),
+        ("icrl-format", format, {"penalties": penalties} if penalties else {}),
     ]
     return Task(
         id=row.pop("id"),
@@ -144,8 +154,15 @@ def _gsm8k(*, train: str | None = None, test: str | None = None) -> Iterator[dic
 
 
 def _hotpotqa(
-    *, corpus: str, train: str | None = None, test: str | None = None
+    *,
+    corpus: str,
+    train: str | None = None,
+    test: str | None = None,
+    passages: int = PASSAGES,
+    words: int = WORDS,
 ) -> Iterator[dict[str, Any]]:
+    if passages < 1 or words < 1:
+        raise InputError(f"a search shows at least 1 passage and word, got {passages} and {words}")
     if not Path(corpus).is_file():
         raise InputError(f"corpus={corpus!r} is no file of passages")
     for split, path in _given(train=train, test=test):
@@ -157,6 +174,8 @@ def _hotpotqa(
                 "answer": _field(path, row, "answer"),
                 "split": split,
                 "corpus": str(Path(corpus).resolve()),
+                "passages": passages,
+                "words": words,
             }
 
 

@@ -58,6 +58,11 @@ def test_tools_and_the_verdict(gsm8k):
     env.reset(options={"task": "gsm8k-test/1"})
     assert env.submit()[1] == 0.0, "no answer is a wrong answer"
     env.close()
+    env = make(taskset="gsm8k", test=str(gsm8k), format=1.0, penalties={"no think pair": 0.0})
+    env.reset(options={"task": "gsm8k-test/0"})
+    said = "<python>1</python><answer>4</answer>"
+    assert env.step({"name": "answer", "arguments": {"response": said}})[1] == 2.0
+    env.close()
 
 
 def test_search_finds_and_is_cut(hotpot):
@@ -68,6 +73,10 @@ def test_search_finds_and_is_cut(hotpot):
     cut, *_ = env.step({"name": "search", "arguments": {"query": "Cleo purr"}})
     assert cut.endswith(" …")
     assert len(cut.split(" ")) == 376
+    env.close()
+    env = make(taskset="hotpotqa", **hotpot, passages=1, words=4)
+    env.reset(options={"task": "hotpotqa/q1"})
+    assert env.step({"name": "search", "arguments": {"query": "Ada"}})[0] == "Ada: Ada was born …"
     with pytest.raises(InputError, match="at least one word"):
         env.step({"name": "search", "arguments": {"query": "?!"}})
     env.close()
@@ -104,6 +113,10 @@ def test_wrong_settings_are_named(tmp_path, gsm8k):
     gsm8k.write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         tool_use(taskset="gsm8k", test=str(gsm8k))
+    with pytest.raises(UnknownIdError, match="no think pair"):
+        tool_use(taskset="gsm8k", test=str(gsm8k), penalties={"no thnk pair": 0})
+    with pytest.raises(InputError, match="at least 1 passage"):
+        tool_use(taskset="hotpotqa", corpus="nowhere", test=str(gsm8k), passages=0)
     with pytest.raises(InputError, match="corpus"):
         tool_use(taskset="hotpotqa", corpus="nowhere", test=str(gsm8k))
 

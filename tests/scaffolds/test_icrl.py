@@ -58,6 +58,36 @@ def test_calls_corrections_and_the_answer(environment, tmp_path):
     assert "Question" not in said, "the prompt is not what is scored"
 
 
+@pytest.mark.parametrize("examples", ["prompt", "turns"])
+def test_tags_of_ones_own(environment, tmp_path, examples):
+    """The model reads and writes them; rewards and tools know the usual ones."""
+    tags = {"answer": "final", "calculator": "sum", "information": "told", "think": "why"}
+    said = ["<answer>42</answer>", "<why>t</why><sum>6*7", "<why>so</why><final>42"]
+    done = attempt(tmp_path, said, tags=tags, shots=2, examples=examples, turns=2)
+    assert done.verdict.reward == 1.0
+    assert "<final>42</final>" in done.steps[-1].action["arguments"]["response"], "no answer there"
+    first, correction, told = (c.messages for c in done.completions)
+    shown = "".join(str(m["content"]) for m in first)
+    assert "<final>" in shown
+    assert not any(f"<{tag}>" in shown for tag in tags)
+    assert correction[-1]["content"] == CORRECTION.replace("answer>", "final>")
+    assert told[-1]["content"] == "<told>42</told>\n" + LAST.replace("answer>", "final>")
+    assert [m["role"] for m in first] == ["user", "assistant"] * (len(first) // 2) + ["user"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"fly": "x"}, "unknown tag"),
+        ({"answer": "search"}, "each another"),
+        ({"answer": "a b"}, "words"),
+    ],
+)
+def test_tags_that_make_no_sense(tags, says):
+    with pytest.raises(InputError, match=says):
+        Icrl(tags=tags)
+
+
 def test_without_an_answer_the_response_is_scored_all_the_same(environment, tmp_path):
     done = attempt(tmp_path, ["<calculator>1+1</calculator>"] * 3, turns=2)
     assert len(done.completions) == 3
