@@ -17,13 +17,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from m2gym.kernels import router
 from m2gym.kernels.fp8 import FP8, Fp8Experts, quantize_rows
 from m2gym.kernels.grouped import over_rows, sum_rows
 from m2gym.kernels.router import Plan
 from m2gym.kernels.rows import combine, permute, swiglu_backward
-from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
+from m2gym.kernels.support import KernelRefusal, check_float, check_rank, check_runnable
 from m2gym.kernels.tuning import row_tile
 
 _KERNEL = "experts"
@@ -33,24 +34,53 @@ _SLICE = 256
 
 
 def _check(
-    hidden: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, weights: torch.Tensor
-) -> None:
-    check_runnable(_KERNEL, hidden, gate_up, down, weights)
+    hidden: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, index: torch.Tensor,
+    weights: torch.Tensor,
+) -> None:  # fmt: skip
+    check_runnable(_KERNEL, hidden, gate_up, down, index, weights)
     check_float(_KERNEL, hidden=hidden, gate_up=gate_up, down=down)
+    check_float(_KERNEL, weights=weights)
+    check_rank(_KERNEL, 2, hidden=hidden, index=index, weights=weights)
+    check_rank(_KERNEL, 3, gate_up=gate_up, down=down)
     experts, double, width = gate_up.shape
-    if hidden.shape[-1] != width or tuple(down.shape) != (experts, width, double // 2):
+    shapes = (hidden.shape[1], double % 2, *down.shape)
+    if shapes != (width, 0, experts, width, double // 2) or not gate_up.numel():
         raise KernelRefusal(
             f"{_KERNEL}: needs hidden (T, H), gate_up (E, 2I, H), down (E, H, I), got "
             f"{tuple(hidden.shape)}, {tuple(gate_up.shape)}, {tuple(down.shape)}"
         )
-    if width % 16 or double % 32:
+    if index.shape != weights.shape or index.shape[0] != hidden.shape[0]:
         raise KernelRefusal(
-            f"{_KERNEL}: hidden and inner width must be multiples of 16, got {width} and "
-            f"{double // 2}; use the eager experts for such a model"
+            f"{_KERNEL}: index and weights must be (T, K) for {hidden.shape[0]} tokens, got "
+            f"{tuple(index.shape)} and {tuple(weights.shape)}"
         )
     for name, tensor in (("gate_up", gate_up), ("down", down)):
         if not tensor.is_contiguous():
             raise KernelRefusal(f"{_KERNEL}: {name} must be contiguous; call .contiguous() once")
+
+
+def _check_plan(plan: Plan, index: torch.Tensor, experts: int) -> None:
+    got = plan.rows_T_K.shape, plan.experts, plan.rows_T_K.device
+    if got != (index.shape, experts, index.device) or plan.align < 16:
+        raise KernelRefusal(
+            f"{_KERNEL}: the plan is of {tuple(got[0])} ids of {got[1]} experts in tiles of "
+            f"{plan.align} rows on {got[2]}; needs one of {tuple(index.shape)} ids of {experts} "
+            f"experts in tiles of at least 16 on {index.device}; leave it out"
+        )
+
+
+def _padded(
+    hidden: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both widths filled up to multiples of 16 with zeros, which add nothing; differentiable.
+
+    It copies the weights: small models have such widths, large ones do not.
+    """
+    experts, double, width = gate_up.shape
+    more, more_inner = -width % 16, -(double // 2) % 16
+    gate_up = functional.pad(gate_up.view(experts, 2, -1, width), (0, more, 0, more_inner))
+    down = functional.pad(down, (0, more_inner, 0, more))
+    return functional.pad(hidden, (0, more)), gate_up.flatten(1, 2), down
 
 
 def _check_fp8(hidden: torch.Tensor, gate_up: torch.Tensor, fp8: Fp8Experts) -> None:
@@ -62,11 +92,14 @@ def _check_fp8(hidden: torch.Tensor, gate_up: torch.Tensor, fp8: Fp8Experts) -> 
             f"{_KERNEL}: fp8 needs hidden and inner widths that are multiples of 32, got {width} "
             f"and {double // 2}; leave out fp8"
         )
-    got = (fp8.experts, *fp8.gate_up.values_R_K.shape)
-    if got != (experts, experts * double, width):
+    held = fp8.gate_up.values_R_K, fp8.down.values_R_K
+    got = (fp8.experts, *(tuple(values.shape) for values in held))
+    want = (experts, (experts * double, width), (experts * width, double // 2))
+    if got != want or any(values.device != gate_up.device for values in held):
         raise KernelRefusal(
-            f"{_KERNEL}: fp8 holds {got[0]} experts in {got[1:]}, the weights are "
-            f"{tuple(gate_up.shape)}; call quantize_experts on these weights"
+            f"{_KERNEL}: fp8 holds {got[0]} experts in {got[1]} and {got[2]} on {held[0].device}, "
+            f"the weights are {tuple(gate_up.shape)} on {gate_up.device}; call quantize_experts on "
+            "these weights"
         )
 
 
@@ -171,34 +204,42 @@ def experts(
     """sum_k w_k · down(silu(gate(x)) · up(x)) over each token's experts, differentiable.
 
     Deterministic. Products are bf16 (or fp16) with fp32 sums; fp32 operands are multiplied in
-    full fp32 (no tf32), which is slow.
+    full fp32 (no tf32), which is slow. Widths that are no multiples of 16 are filled up with zeros
+    at every call, which copies the weights. The backward runs once.
+
+    Source: the mixture of The MiniMax-M2 Series (arXiv 2605.26494), architecture.
 
     Args:
+        hidden_T_H: tokens, bf16, fp16 or fp32, as both weights; without tokens the result is empty
+            and the weights get no gradient.
         gate_up_E_2I_H: gate rows, then up rows, of every expert (transformers' layout).
-        index_T_K: expert ids; an id outside ``[0, E)`` drops its slot.
-        weights_T_K: the slots' weights, any floating type.
+        down_E_H_I: contiguous, as ``gate_up``.
+        index_T_K: integer expert ids; an id outside ``[0, E)`` drops its slot.
+        weights_T_K: the slots' weights, bf16, fp16 or fp32, whatever the tokens' type.
         plan: the router's plan for these ids, when it is at hand already.
         fp8: these weights in 8 bits (`fp8.quantize_experts`): the forward multiplies them by 8-bit
             tokens; the backward takes the 16-bit weights and what the forward kept.
 
+    Returns:
+        (T, H), in the tokens' type.
+
     Raises:
         KernelRefusal: a device, type, shape or layout the kernels cannot take.
     """
-    hidden = hidden_T_H.contiguous()
-    _check(hidden, gate_up_E_2I_H, down_E_H_I, weights_T_K)
-    count = gate_up_E_2I_H.shape[0]
+    hidden, gate_up, down = hidden_T_H.contiguous(), gate_up_E_2I_H, down_E_H_I
+    _check(hidden, gate_up, down, index_T_K, weights_T_K)
+    count, double, width = gate_up.shape
     if fp8 is not None:
-        _check_fp8(hidden, gate_up_E_2I_H, fp8)
-    if index_T_K.shape != weights_T_K.shape or index_T_K.shape[0] != hidden.shape[0]:
-        raise KernelRefusal(
-            f"{_KERNEL}: index and weights must be (T, K) for {hidden.shape[0]} tokens, got "
-            f"{tuple(index_T_K.shape)} and {tuple(weights_T_K.shape)}"
-        )
+        _check_fp8(hidden, gate_up, fp8)
     if not hidden.shape[0]:
         return hidden * 1
     if plan is None:
         plan = router.plan(index_T_K, count, row_tile(index_T_K.numel(), count))
-    inputs = (hidden, gate_up_E_2I_H, down_E_H_I, weights_T_K.contiguous())
+    else:
+        _check_plan(plan, index_T_K, count)
+    if width % 16 or double % 32:
+        hidden, gate_up, down = _padded(hidden, gate_up, down)
+    inputs = (hidden, gate_up, down, weights_T_K.contiguous())
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     out: torch.Tensor = _Experts.apply(*inputs, plan, keep, fp8)
-    return out
+    return out if out.shape[1] == width else out[:, :width]

@@ -16,7 +16,13 @@ import torch
 import triton
 import triton.language as tl
 
-from m2gym.kernels.support import KernelRefusal, check_float, check_runnable, interpreting
+from m2gym.kernels.support import (
+    KernelRefusal,
+    check_float,
+    check_rank,
+    check_runnable,
+    interpreting,
+)
 
 FP8 = torch.float8_e4m3fn
 LARGEST = 448.0
@@ -86,11 +92,24 @@ def _quantize_kernel(
 
 
 def quantize_rows(x_R_K: torch.Tensor, rows: torch.Tensor | None = None) -> Quantized:
-    """Every row by its own largest magnitude; a row with NaN or infinity has a NaN scale.
+    """Every row by its own largest magnitude; a row with NaN or infinity has a scale
+    that is not finite.
 
     Args:
+        x_R_K: bf16, fp16 or fp32.
         rows: how many rows there are, int32 of one element on the device; the rest stays unwritten.
+
+    Raises:
+        KernelRefusal: a device, type or shape the kernel cannot take, or ``rows`` that is no int32.
     """
+    check_runnable("fp8", x_R_K, *([] if rows is None else [rows]))
+    check_float("fp8", rows=x_R_K)
+    check_rank("fp8", 2, rows=x_R_K)
+    if rows is not None and (rows.dtype != torch.int32 or rows.numel() != 1):
+        raise KernelRefusal(
+            f"fp8: the number of rows must be one int32, got {rows.numel()} of {rows.dtype}"
+        )
+    x_R_K = x_R_K.contiguous()
     count, width = x_R_K.shape
     values = torch.empty(count, width, dtype=FP8, device=x_R_K.device)
     scales = torch.empty(count, dtype=torch.float32, device=x_R_K.device)
@@ -115,12 +134,22 @@ def quantize_rows(x_R_K: torch.Tensor, rows: torch.Tensor | None = None) -> Quan
 def quantize_experts(gate_up_E_2I_H: torch.Tensor, down_E_H_I: torch.Tensor) -> Fp8Experts:
     """The weights of a mixture for `m2gym.kernels.experts.experts` with ``fp8=``.
 
+    Args:
+        gate_up_E_2I_H, down_E_H_I: as `m2gym.kernels.experts.experts` takes them.
+
     Raises:
         KernelRefusal: a device without 8-bit products (before Hopper and Ada), or weights that
-            are not contiguous floats of one type.
+            are not floats of one type or do not belong together.
     """
     check_runnable("fp8", gate_up_E_2I_H, down_E_H_I)
     check_float("fp8", gate_up=gate_up_E_2I_H, down=down_E_H_I)
+    check_rank("fp8", 3, gate_up=gate_up_E_2I_H, down=down_E_H_I)
+    experts, double, width = gate_up_E_2I_H.shape
+    if double % 2 or tuple(down_E_H_I.shape) != (experts, width, double // 2):
+        raise KernelRefusal(
+            f"fp8: needs gate_up (E, 2I, H) and down (E, H, I), got {tuple(gate_up_E_2I_H.shape)} "
+            f"and {tuple(down_E_H_I.shape)}"
+        )
     check_card(gate_up_E_2I_H.device)
     gate_up, down = gate_up_E_2I_H.detach(), down_E_H_I.detach()
     return Fp8Experts(

@@ -14,6 +14,7 @@ is: ``policy_loss`` takes the gradient in the forward and multiplies three times
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ import triton
 import triton.language as tl
 
 from m2gym.kernels.logits import CISPO, GIVEN, PPO, Head, check_width, logits_pass
-from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
+from m2gym.kernels.support import KernelRefusal, check_float, check_integers, check_runnable
 
 _KERNEL = "logprobs"
 # The project's choice: what a chunk's gradient may take. For M2's head 1,408 rows: the products
@@ -44,7 +45,11 @@ class Cispo:
 
 @dataclass(frozen=True)
 class Ppo:
-    """PPO's clipped surrogate: −min(r · A, clip(r, 1 − low, 1 + high) · A)."""
+    """PPO's clipped surrogate: −min(r · A, clip(r, 1 − low, 1 + high) · A) (arXiv 1707.06347).
+
+    Attributes:
+        low, high: the clips' distances from 1.
+    """
 
     low: float = 0.2
     high: float = 0.2
@@ -87,21 +92,27 @@ def _check(
 ) -> Head:  # fmt: skip
     check_runnable(_KERNEL, hidden, weight, targets, *rows)
     check_float(_KERNEL, hidden=hidden, weight=weight)
-    tokens = hidden.shape[0]
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+    if (
+        hidden.dim() != 2
+        or weight.dim() != 2
+        or hidden.shape[1] != weight.shape[1]
+        or not weight.numel()
+    ):
         raise KernelRefusal(
             f"{_KERNEL}: needs hidden (T, H) and weight (V, H), got {tuple(hidden.shape)} and "
             f"{tuple(weight.shape)}"
         )
+    tokens = hidden.shape[0]
     for tensor in (targets, *rows):
         if tuple(tensor.shape) != (tokens,):
             raise KernelRefusal(
                 f"{_KERNEL}: needs one value for each of {tokens} rows, got {tuple(tensor.shape)}"
             )
-    if targets.is_floating_point():
-        raise KernelRefusal(f"{_KERNEL}: targets must be integers, got {targets.dtype}")
-    if not temperature > 0:
-        raise KernelRefusal(f"{_KERNEL}: temperature must be above 0, got {temperature}")
+    check_integers(_KERNEL, targets=targets)
+    if not 0 < temperature < math.inf:
+        raise KernelRefusal(f"{_KERNEL}: temperature must be a number above 0, got {temperature}")
+    if chunk is not None and chunk < 1:
+        raise KernelRefusal(f"{_KERNEL}: chunk must be at least one row, got {chunk}")
     check_width(_KERNEL, hidden)
     row = weight.shape[0] * weight.element_size()
     rows_of_chunk = chunk or max(room // row // 128 * 128, 128)
@@ -204,9 +215,12 @@ def token_logprobs(
     logits again; where the loss is CISPO's or PPO's, ``policy_loss`` does not need to.
 
     Args:
+        hidden_T_H, weight_V_H: bf16, fp16 or fp32, rows of a multiple of 16 bytes; a head tied to
+            the embedding is passed as it is. V is not bounded.
+        targets_T: integer token ids. One outside ``[0, V)`` that is not ``ignore_index`` gives NaN.
         temperature: logits are divided by it.
         ignore_index: rows with this target give 0 and no gradient.
-        chunk: rows at a time; by default as many as fit in ``CHUNK_BYTES``.
+        chunk: rows at a time; by default as many as fit in ``EXACT_CHUNK_BYTES``.
 
     Returns:
         Both (T,), fp32.
@@ -288,6 +302,11 @@ def policy_loss(
     Its backward may run once: it scales what the forward found by the upstream gradient.
 
     Args:
+        hidden_T_H, weight_V_H, targets_T, temperature, ignore_index, chunk: as `token_logprobs`
+            takes them.
+        advantages_T: a position's advantage.
+        old_logprobs_T: nats, of the policy that sampled.
+        objective: `Cispo` or `Ppo`.
         scales_T: a position's share of the loss, 1 / Σ|o| for CISPO; 0 masks it.
         entropy_coefficient: reward for entropy, in the loss's unit a nat.
         weight_grad_dtype: fp32 (default) sums the chunks of the head's gradient exactly;
@@ -296,6 +315,11 @@ def policy_loss(
     Raises:
         KernelRefusal: a device, type or shape the kernel cannot take.
     """
+    if not isinstance(objective, Cispo | Ppo):
+        raise KernelRefusal(
+            f"{_KERNEL}: the objective must be a Cispo or a Ppo, got {objective!r}; for another "
+            "loss take token_logprobs"
+        )
     inputs = {"advantages": advantages_T, "old": old_logprobs_T, "scales": scales_T}
     call = _check(
         hidden_T_H, weight_V_H, targets_T, temperature, ignore_index, chunk, *inputs.values(),

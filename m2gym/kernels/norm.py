@@ -95,18 +95,25 @@ class _RmsNorm(torch.autograd.Function):
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """RMSNorm over the last axis, differentiable and deterministic; sums in fp32.
 
+    Source: arXiv 1910.07467.
+
+    Args:
+        x: (…, W), bf16, fp16 or fp32.
+        weight: (W,), of the same type.
+
     Raises:
         KernelRefusal: a device or type kernels cannot take, a width above 16,384, or a weight
             of another width.
     """
     check_runnable(_KERNEL, x, weight)
     check_float(_KERNEL, x=x, weight=weight)
-    width = x.shape[-1]
-    if tuple(weight.shape) != (width,) or width > 16384:
+    width = x.shape[-1] if x.dim() else 0
+    if not 0 < width <= 16384 or tuple(weight.shape) != (width,):
         raise KernelRefusal(
-            f"{_KERNEL}: needs a weight ({width},) of at most 16,384, got {tuple(weight.shape)}"
+            f"{_KERNEL}: needs x (…, W) and a weight (W,) with W at most 16,384, got "
+            f"{tuple(x.shape)} and {tuple(weight.shape)}"
         )
     if not x.numel():
         return x * 1
-    out: torch.Tensor = _RmsNorm.apply(x.reshape(-1, width).contiguous(), weight, eps)
+    out: torch.Tensor = _RmsNorm.apply(x.reshape(-1, width).contiguous(), weight.contiguous(), eps)
     return out.view(x.shape)

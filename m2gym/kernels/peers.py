@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.func import functional_call
 from torch.nn.functional import log_softmax, silu
 
 from m2gym.kernels import router
@@ -35,6 +36,31 @@ def grouped_mm(shape: tuple[int, int, int, int]) -> Callable[..., torch.Tensor]:
         module._apply_gate = lambda both: moe._default_apply_gate(module, both)
         peer: Callable[..., torch.Tensor] = moe.grouped_mm_experts_forward
         return peer(module, x, ids, weights)
+
+    return call
+
+
+def eager(shape: tuple[int, int, int, int]) -> Callable[..., torch.Tensor]:
+    """Transformers' eager experts of MiniMax-M2 over the same tensors: a loop over the experts."""
+    from transformers import MiniMaxM2Config
+    from transformers.models.minimax_m2 import modeling_minimax_m2 as m2
+
+    hidden, inner, count, top_k = shape
+    config = MiniMaxM2Config(
+        hidden_size=hidden, intermediate_size=inner, num_local_experts=count,
+        num_experts_per_tok=top_k,
+    )  # fmt: skip
+    config._experts_implementation = "eager"
+    with torch.device("meta"):
+        module = m2.MiniMaxM2Experts(config)
+
+    def call(
+        x: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor, ids: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        held = {"gate_up_proj": gate_up, "down_proj": down}
+        out: torch.Tensor = functional_call(module, held, (x, ids, weights))
+        return out
 
     return call
 

@@ -30,6 +30,8 @@ from m2gym.kernels.tree_attention import tree_attention
 EXPERTS = "m2_triton"
 EXPERTS_FP8 = "m2_triton_fp8"
 ATTENTION = "m2_tree"
+# What transformers' models pass to an attention that computes more than ours does.
+_OTHER_ATTENTION = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
 
 
 def _refuse(module: Any, reason: str) -> None:
@@ -111,13 +113,20 @@ def attention_forward(
     continues from its parent); without a tree the row is one causal sequence.
 
     Raises:
-        KernelRefusal: a batch of more than one row, a mask, dropout, or a key-value cache.
+        KernelRefusal: a batch of more than one row, a mask, dropout, a key-value cache, or another
+            attention than causal softmax (a sliding window, a soft cap, sinks, a bias).
     """
-    if query.shape[0] != 1 or attention_mask is not None or dropout or kwargs.get("sliding_window"):
+    if query.shape[0] != 1 or attention_mask is not None or dropout:
         raise KernelRefusal(
-            f"{ATTENTION}: takes one row (all tokens of one or several trees) without mask, "
-            f"dropout or sliding window; got a batch of {query.shape[0]}, mask "
-            f"{attention_mask is not None}, dropout {dropout}"
+            f"{ATTENTION}: takes one row (all tokens of one or several trees) without mask or "
+            f"dropout; got a batch of {query.shape[0]}, mask {attention_mask is not None}, "
+            f"dropout {dropout}"
+        )
+    others = sorted(name for name in _OTHER_ATTENTION if kwargs.get(name) is not None)
+    if others or False in (kwargs.get("is_causal"), getattr(module, "is_causal", True)):
+        raise KernelRefusal(
+            f"{ATTENTION}: {type(module).__name__} wants {others or 'attention both ways'}; causal "
+            "softmax attention without it is all that is computed here"
         )
     if key.shape[2] != query.shape[2]:
         raise KernelRefusal(

@@ -16,7 +16,13 @@ import torch
 import triton
 import triton.language as tl
 
-from m2gym.kernels.support import KernelRefusal, check_float, check_runnable, programs
+from m2gym.kernels.support import (
+    KernelRefusal,
+    check_float,
+    check_rank,
+    check_runnable,
+    programs,
+)
 
 _KERNEL = "norm_rotary"
 
@@ -129,9 +135,14 @@ def norm_rotary(
 ) -> torch.Tensor:
     """RMSNorm over W = heads · head_width, then rotary embedding of each head, differentiable.
 
+    Source: M2's attention (arXiv 2605.26494, architecture; transformers ``minimax_m2``).
+
     Args:
-        x_B_T_W: B rows of T tokens; every row has the same positions, or cos and sin hold B · T.
-        cos_T_R, sin_T_R: of every position, the two halves of R equal in angle (transformers').
+        x_B_T_W: bf16, fp16 or fp32; B rows of T tokens. Every row has the same positions, or cos
+            and sin hold B · T.
+        weight_W: of x's type.
+        cos_T_R, sin_T_R: of every position, floats of any type, the two halves of R equal in angle
+            (transformers'); R is even, at most ``head_width``.
 
     Returns:
         (B, T, W); view it as heads.
@@ -141,14 +152,22 @@ def norm_rotary(
     """
     check_runnable(_KERNEL, x_B_T_W, weight_W, cos_T_R, sin_T_R)
     check_float(_KERNEL, x=x_B_T_W, weight=weight_W)
+    check_rank(_KERNEL, 3, x=x_B_T_W)
+    check_rank(_KERNEL, 2, cos=cos_T_R, sin=sin_T_R)
+    check_float(_KERNEL, cos=cos_T_R, sin=sin_T_R)
     width, turned = x_B_T_W.shape[-1], cos_T_R.shape[-1]
     rows = x_B_T_W.numel() // max(width, 1)
-    if tuple(weight_W.shape) != (width,) or width > 16384 or width % head_width:
+    if (
+        tuple(weight_W.shape) != (width,)
+        or not 0 < width <= 16384
+        or head_width < 1
+        or width % head_width
+    ):
         raise KernelRefusal(
             f"{_KERNEL}: needs a weight ({width},) of whole heads of {head_width}, at most 16,384, "
             f"got {tuple(weight_W.shape)}"
         )
-    if cos_T_R.shape != sin_T_R.shape or cos_T_R.dim() != 2 or rows % max(len(cos_T_R), 1):
+    if cos_T_R.shape != sin_T_R.shape or (rows and (not len(cos_T_R) or rows % len(cos_T_R))):
         raise KernelRefusal(
             f"{_KERNEL}: needs cos and sin (T, R) with {rows} rows a multiple of T, got "
             f"{tuple(cos_T_R.shape)} and {tuple(sin_T_R.shape)}"
@@ -160,7 +179,7 @@ def norm_rotary(
     if not x_B_T_W.numel():
         return x_B_T_W * 1
     out: torch.Tensor = _NormRotary.apply(
-        x_B_T_W.reshape(-1, width).contiguous(), weight_W, cos_T_R.contiguous(),
+        x_B_T_W.reshape(-1, width).contiguous(), weight_W.contiguous(), cos_T_R.contiguous(),
         sin_T_R.contiguous(), eps, head_width,
     )  # fmt: skip
     return out.view(x_B_T_W.shape)

@@ -22,7 +22,14 @@ import torch
 import triton
 import triton.language as tl
 
-from m2gym.kernels.support import KernelRefusal, check_runnable, fit
+from m2gym.kernels.support import (
+    KernelRefusal,
+    check_float,
+    check_integers,
+    check_rank,
+    check_runnable,
+    fit,
+)
 
 
 @dataclass(frozen=True)
@@ -256,13 +263,15 @@ def _positions(
     return Plan(rows, counts, starts, tile_expert, align, most)
 
 
-def _check(tokens: int, experts: int, align: int) -> None:
+def _check(tokens: int, experts: int, top_k: int, align: int) -> None:
     if tokens < 1:
         raise KernelRefusal("router: needs at least one token, got none")
     if align < 1 or align & (align - 1):
         raise KernelRefusal(f"router: align must be a power of two, got {align}")
-    if experts > 1024:
-        raise KernelRefusal(f"router: at most 1024 experts, got {experts}")
+    if not 1 <= experts <= 1024:
+        raise KernelRefusal(f"router: takes 1 to 1,024 experts, got {experts}")
+    if top_k < 1:
+        raise KernelRefusal(f"router: needs at least one choice a token, got {top_k}")
 
 
 def plan(index_T_K: torch.Tensor, experts: int, align: int) -> Plan:
@@ -270,12 +279,17 @@ def plan(index_T_K: torch.Tensor, experts: int, align: int) -> Plan:
 
     Args:
         index_T_K: integer expert ids; an id outside ``[0, experts)`` drops its slot.
+        experts: E, from 1 to 1,024.
+        align: rows of a tile, a power of two; ``tuning.row_tile`` says which fits a load.
 
     Raises:
-        KernelRefusal: no tokens, more than 1,024 experts, or a device kernels cannot run on.
+        KernelRefusal: ids that are not (T, K) integers with a token and a choice, more than 1,024
+            experts, another ``align``, or a device kernels cannot run on.
     """
+    check_rank("router", 2, index=index_T_K)
+    check_integers("router", index=index_T_K)
     tokens, top_k = index_T_K.shape
-    _check(tokens, experts, align)
+    _check(tokens, experts, top_k, align)
     check_runnable("router", index_T_K)
     index_T_K = index_T_K.contiguous()
     block = _block(tokens)
@@ -359,20 +373,30 @@ def route(
     Equal scores go to the lower expert id. A NaN logit is chosen first, as ``torch.topk`` does,
     and makes the token's weights NaN.
 
+    Source: The MiniMax-M2 Series (arXiv 2605.26494), architecture.
+
     Args:
-        logits_T_E: router logits, computed in fp32 for M2.
-        bias_E: the balancing bias, added for the choice only.
-        align: rows of a tile in the plan; ``experts.row_tile`` says which fits.
+        logits_T_E: router logits in bf16, fp16 or fp32; computed in fp32 for M2.
+        bias_E: the balancing bias of any floating type, added for the choice only; no gradient.
+        align: rows of a tile in the plan; ``tuning.row_tile`` says which fits.
 
     Returns:
         Weights (T, K) fp32 that sum to 1 a token, expert ids (T, K) int32, and the plan.
 
     Raises:
-        KernelRefusal: ``top_k`` outside ``[1, E]``, no tokens, a device kernels cannot run on.
+        KernelRefusal: ``top_k`` outside ``[1, E]``, no tokens, more than 1,024 experts, a bias of
+            another shape, or a type or device kernels cannot take.
     """
+    check_rank("router", 2, logits=logits_T_E)
+    check_float("router", logits=logits_T_E)
     tokens, experts = logits_T_E.shape
-    _check(tokens, experts, align)
+    _check(tokens, experts, 1, align)
     check_runnable("router", logits_T_E, *([] if bias_E is None else [bias_E]))
+    if bias_E is not None and (tuple(bias_E.shape) != (experts,) or not bias_E.is_floating_point()):
+        raise KernelRefusal(
+            f"router: the bias must be ({experts},) of floats, got {tuple(bias_E.shape)} of "
+            f"{bias_E.dtype}"
+        )
     if not 1 <= top_k <= experts:
         raise KernelRefusal(f"router: top_k must be in [1, {experts}], got {top_k}")
     weights, index, rows, counts, starts, tile_expert = _Route.apply(

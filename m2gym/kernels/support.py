@@ -13,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 # tiles is exercised.
 _INTERPRETED_PROGRAMS = 3
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class KernelRefusal(ValueError):
@@ -62,6 +63,30 @@ def check_float(kernel: str, **tensors: torch.Tensor) -> torch.dtype:
     return first
 
 
+def check_rank(kernel: str, rank: int, **tensors: torch.Tensor) -> None:
+    """Refuse tensors of another number of dimensions than ``rank``.
+
+    Raises:
+        KernelRefusal: the first such tensor, with its shape.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dim() != rank:
+            raise KernelRefusal(
+                f"{kernel}: {name} must have {rank} dimensions, got {tuple(tensor.shape)}"
+            )
+
+
+def check_integers(kernel: str, **tensors: torch.Tensor) -> None:
+    """Refuse ids that are no integers: a kernel would cut a fraction off.
+
+    Raises:
+        KernelRefusal: the first tensor of floats or truth values.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _INTEGERS:
+            raise KernelRefusal(f"{kernel}: {name} must be integers, got {tensor.dtype}")
+
+
 @functools.cache
 def _multiprocessors(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).multi_processor_count)
@@ -85,7 +110,16 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def descriptor(tensor: torch.Tensor, *block: int) -> TensorDescriptor:
-    """A tensor-memory-access descriptor of a contiguous ``tensor``, read in ``block``s."""
+    """A tensor-memory-access descriptor of a contiguous ``tensor``, read in ``block``s.
+
+    Raises:
+        KernelRefusal: the tensor is a view that starts where no such copy can.
+    """
+    if tensor.data_ptr() % 16:
+        raise KernelRefusal(
+            f"an operand of {tuple(tensor.shape)} must start at a multiple of 16 bytes in memory; "
+            "it is a view from an odd place: .clone() it"
+        )
     return TensorDescriptor.from_tensor(tensor, list(block))
 
 

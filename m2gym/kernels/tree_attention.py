@@ -11,6 +11,7 @@ of the gradient exact. Under the interpreter (CPU) plain torch takes cuDNN's pla
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import triton
 import triton.language as tl
 
 from m2gym.kernels import tree_backward, tree_kernel
-from m2gym.kernels.support import KernelRefusal, check_float, check_runnable
+from m2gym.kernels.support import KernelRefusal, check_float, check_rank, check_runnable
 from m2gym.kernels.tree_plan import Rectangle, TreePlan, plan, rectangles
 
 __all__ = ["rectangles", "tree_attention"]
@@ -205,6 +206,13 @@ class _TreeAttention(torch.autograd.Function):
         return d_q, d_k.to(k.dtype), d_v.to(v.dtype), None, None
 
 
+def _nodes(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, values))
+    except TypeError as error:
+        raise KernelRefusal(f"{_KERNEL}: {name} must be integers: {error}") from error
+
+
 def tree_attention(
     query_T_N_D: torch.Tensor,
     key_T_M_D: torch.Tensor,
@@ -224,22 +232,29 @@ def tree_attention(
     and query head, of one key head or a few at a time: at most 4 GiB, none where one needs more.
 
     Args:
-        query_T_N_D, key_T_M_D, value_T_M_D: all tokens of the tree; N is a multiple of M.
+        query_T_N_D, key_T_M_D, value_T_M_D: all tokens of the tree, bf16 or fp16 (fp32 under the
+            interpreter only); N is a multiple of M, D a power of two from 16 to 128.
         starts, parents: the nodes in preorder, see ``tree_plan.rectangles``; on the host.
+            Integers; rows and nodes are counted from 0.
         scale: of the scores; by default D ** -0.5.
         large: rectangles of at least this many pairs get a library call of their own; by default
             those that the library does faster by measured cost (``tree_plan.Costs``).
         deterministic: equal inputs give equal bits, gradients too: everything by the kernel,
             whatever ``large``. By default as ``torch.use_deterministic_algorithms`` says.
 
+    Returns:
+        (T, N, D), in the query's type.
+
     Raises:
         KernelRefusal: nodes out of preorder, or a device, type or shape it cannot take.
     """
     check_runnable(_KERNEL, query_T_N_D, key_T_M_D, value_T_M_D)
     dtype = check_float(_KERNEL, query=query_T_N_D, key=key_T_M_D, value=value_T_M_D)
+    check_rank(_KERNEL, 3, query=query_T_N_D, key=key_T_M_D, value=value_T_M_D)
     total, heads, width = query_T_N_D.shape
+    rows, groups, depth = key_T_M_D.shape
     if key_T_M_D.shape != value_T_M_D.shape or (
-        (key_T_M_D.shape[0], key_T_M_D.shape[2]) != (total, width) or heads % key_T_M_D.shape[1]
+        (rows, depth) != (total, width) or heads < 1 or groups < 1 or heads % groups
     ):
         raise KernelRefusal(
             f"{_KERNEL}: needs query (T, N, D), key and value (T, M, D) with N a multiple of M, "
@@ -252,15 +267,18 @@ def tree_attention(
         )
     if query_T_N_D.is_cuda and dtype == torch.float32:
         raise KernelRefusal(f"{_KERNEL}: on a GPU needs bfloat16 or float16, got float32")
-    if starts[-1] != total:
-        raise KernelRefusal(f"{_KERNEL}: the tree has {starts[-1]} rows, the tensors {total}")
+    starts, parents = _nodes("starts", starts), _nodes("parents", parents)
+    if starts[-1:] != (total,):
+        raise KernelRefusal(
+            f"{_KERNEL}: the tree has {starts[-1] if starts else 'no'} rows, the tensors {total}"
+        )
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     device = query_T_N_D.device
     cut = plan(
-        tuple(starts), tuple(parents), 2**62 if deterministic else large,
+        starts, parents, 2**62 if deterministic else large,
         _LEAST if device.type == "cuda" else 1,
-        tree_kernel.shapes(device).cuts(heads // key_T_M_D.shape[1]), device,
+        tree_kernel.shapes(device).cuts(heads // groups), device,
     )  # fmt: skip
     out: torch.Tensor = _TreeAttention.apply(
         query_T_N_D.contiguous(),

@@ -20,6 +20,7 @@ import triton.language as tl
 
 from m2gym.kernels.support import descriptor, precision
 from m2gym.kernels.tree_plan import Cuts, Tables
+from m2gym.kernels.tuning import tuned
 
 LOG2E = 1.4426950408889634
 
@@ -86,7 +87,12 @@ _INTERPRETED = Shapes(
 
 
 def shapes(device: torch.device) -> Shapes:
-    return HOPPER if device.type == "cuda" else _INTERPRETED
+    """The tiles for a device. An untuned card has Hopper's, which are small enough for any since
+    Ampere, and says so once."""
+    if device.type != "cuda":
+        return _INTERPRETED
+    tuned(device)
+    return HOPPER
 
 
 def pack(rows: int, group: int) -> int:

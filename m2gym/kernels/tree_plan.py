@@ -65,13 +65,13 @@ def rectangles(starts: Sequence[int], parents: Sequence[int]) -> list[Rectangle]
         parents: every node's parent, -1 for a root.
 
     Raises:
-        KernelRefusal: the nodes are not in preorder, or a node is empty.
+        KernelRefusal: the nodes are not in preorder, a node is empty, or the first is not at 0.
     """
     count = len(parents)
-    if len(starts) != count + 1 or any(a >= b for a, b in pairwise(starts)):
+    if len(starts) != count + 1 or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
         raise KernelRefusal(
-            f"{_KERNEL}: starts must rise and hold one more entry than parents, got "
-            f"{len(starts)} for {count} nodes"
+            f"{_KERNEL}: starts must rise from 0 and hold one more entry than parents, got "
+            f"{len(starts)} from {list(starts[:1])} for {count} nodes"
         )
     head, level = list(range(count)), [0] * count
     above: list[int] = []

@@ -14,7 +14,7 @@ from m2gym.kernels import router
 from m2gym.kernels.fp8 import quantize_experts, quantize_rows
 from m2gym.kernels.grouped import over_rows, sum_rows
 from m2gym.kernels.rows import permute
-from m2gym.kernels.tuning import Product, Tiles, row_tile, tiles
+from m2gym.kernels.tuning import Product, Tiles, row_tile
 
 
 def candidates(product: Product, align: int) -> Iterator[Tiles]:
@@ -105,8 +105,3 @@ def tune(
             timed.append((product, cut, ms))
         results += sorted(timed, key=lambda entry: entry[2])
     return results
-
-
-def current(product: Product, hidden: int, inner: int, align: int) -> Tiles:
-    """What the table holds for M2-like shapes on this card."""
-    return tiles(product, align, hidden, inner, torch.bfloat16, torch.device("cuda"))

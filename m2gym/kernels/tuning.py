@@ -1,14 +1,15 @@
 """Tile shapes of the grouped products, by card.
 
 ``python -m m2gym.kernels.bench --tune`` measures them. A card that is not in the table works with
-Hopper's, and says so once.
+Hopper's, cut down to its shared memory, and says so once.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -88,21 +89,66 @@ def row_tile(slots: int, experts: int) -> int:
     return 64 if mean <= 96 else 128
 
 
-def _table(device: torch.device) -> dict[tuple[Product, int], Tiles]:
-    if device.type != "cuda":
-        return _HOPPER
+def tuned(device: torch.device) -> str | None:
+    """The name in `TABLES` of the card that ``device`` is; None, said once, where it has none.
+
+    Every kernel whose tiles were measured asks here: experts, log-probabilities, tree attention.
+    """
     name = torch.cuda.get_device_name(device)
-    for known, table in TABLES.items():
+    for known in TABLES:
         if name.startswith(known):
-            return table
+            return known
     if name not in _said:
         _said.add(name)
         warnings.warn(
-            f"m2gym.kernels: no tile table for {name}; using Hopper's. "
-            "`python -m m2gym.kernels.bench --tune` measures one.",
-            stacklevel=3,
+            f"m2gym.kernels: {name} is untuned: it works with Hopper's tiles, cut down to its "
+            "shared memory. `python -m m2gym.kernels.bench --tune` measures the experts' here.",
+            stacklevel=2,
         )
-    return _HOPPER
+    return None
+
+
+def within(cut: Tiles, itemsize: int, limit: int, *, pair: bool = False) -> Tiles:
+    """``cut`` with fewer stages, then smaller sides, until its shared memory is below ``limit``.
+
+    Counted are the operands of all stages and the output tile, as Triton lays them out on Hopper
+    and later; earlier cards take less.
+
+    Args:
+        itemsize: bytes of an operand's element; of an output's at least two.
+        pair: two right operands a step, as gate and up have.
+
+    >>> within(Tiles(128, 256, 64, 8, 3), 2, 101_376)
+    Tiles(rows=128, cols=128, depth=64, warps=8, stages=2, specialize=False, swap=False, group=8)
+    """
+
+    def taken(cut: Tiles) -> int:
+        operands = cut.stages * (cut.rows + cut.cols * (1 + pair)) * cut.depth * itemsize
+        return operands + cut.rows * cut.cols * max(itemsize, 2)
+
+    while taken(cut) > limit - 2048:  # barriers
+        if cut.stages > 2:
+            cut = replace(cut, stages=cut.stages - 1)
+        elif cut.cols > 32:
+            cut = replace(cut, cols=cut.cols // 2)
+        elif cut.depth > 32:
+            cut = replace(cut, depth=cut.depth // 2)
+        else:
+            break
+    return cut
+
+
+def _fitting(cut: Tiles, dtype: torch.dtype, device: torch.device, *, pair: bool = False) -> Tiles:
+    """A tuned card's tiles are as measured, an untuned one's cut down to its shared memory."""
+    if device.type != "cuda" or tuned(device) is not None:
+        return cut
+    card: Any = torch.cuda.get_device_properties(device)
+    return within(cut, dtype.itemsize, card.shared_memory_per_block_optin, pair=pair)
+
+
+def _table(device: torch.device) -> Mapping[tuple[Product, int], Tiles]:
+    known = tuned(device) if device.type == "cuda" else None
+    return TABLES[known] if known else _HOPPER
 
 
 def tiles(
@@ -126,15 +172,19 @@ def tiles(
         if (product, size) == ("up", 128):
             found = replace(found, stages=3, specialize=False, group=4)  # measured on an H100
     if product in ("d_down", "d_gate_up"):
-        return replace(
+        found = replace(
             found, rows=fit(found.rows, depth), cols=fit(found.cols, cols),
             depth=min(found.depth, align),
         )  # fmt: skip
-    return replace(found, rows=align, cols=fit(found.cols, cols), depth=fit(found.depth, depth))
+    else:
+        found = replace(
+            found, rows=align, cols=fit(found.cols, cols), depth=fit(found.depth, depth)
+        )
+    return _fitting(found, dtype, device, pair=product == "up")
 
 
 def logits_tiles(dtype: torch.dtype, device: torch.device) -> Tiles:
     """The tiles of the product with the output head."""
     if device.type != "cuda":
         return Tiles(16, 32, 16, 4, 1)
-    return Tiles(64, 64, 32, 4, 2) if dtype == torch.float32 else _LOGITS
+    return _fitting(Tiles(64, 64, 32, 4, 2) if dtype == torch.float32 else _LOGITS, dtype, device)

@@ -101,9 +101,18 @@ def test_one_token(device: str) -> None:
     check(inputs(1, 32, 16, 4, 3, torch.float32, device), 1e-5)
 
 
+@pytest.mark.parametrize(("hidden", "inner"), [(32, 11), (20, 16)])
+def test_widths_that_are_no_multiples_of_16(hidden: int, inner: int, device: str) -> None:
+    check(inputs(9, hidden, inner, 3, 2, torch.float32, device), 1e-5)
+
+
 def test_no_token(device: str) -> None:
     case = inputs(0, 32, 16, 4, 3, torch.float32, device)
-    assert experts(*case.values()).shape == (0, 32)
+    hidden = case["hidden"].requires_grad_()
+    out = experts(*case.values())
+    assert out.shape == (0, 32)
+    out.sum().backward()
+    assert hidden.grad is not None
 
 
 def test_experts_without_rows_get_zero_gradient(device: str) -> None:
@@ -121,6 +130,13 @@ def test_nan_reaches_its_own_token_only(device: str) -> None:
     case["hidden"][7, 3] = float("nan")
     bad = experts(*case.values()).isnan().any(dim=1)
     assert bad.nonzero().flatten().tolist() == [7]
+
+
+def test_nan_in_an_expert_reaches_its_own_tokens_only(device: str) -> None:
+    case = inputs(12, 32, 16, 4, 2, torch.float32, device)
+    case["gate_up"][2, 5, 1] = float("nan")
+    out = experts(*case.values())
+    assert torch.equal(out.isnan().any(dim=1), (case["index"] == 2).any(dim=1))
 
 
 def test_equal_bits_every_time(device: str) -> None:
@@ -162,18 +178,48 @@ def test_the_routers_plan_is_taken(device: str) -> None:
     torch.testing.assert_close(with_plan, without)
 
 
-def test_refusals(device: str) -> None:
+def odd_start(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, contiguous, from 4 bytes into another allocation."""
+    room = tensor.new_empty(tensor.numel() + 1)
+    room[1:] = tensor.flatten()
+    return room[1:].view(tensor.shape)
+
+
+REFUSED: dict[str, tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "two types": ("hidden", torch.Tensor.bfloat16, "cast first"),
+    "float64 weights": ("weights", torch.Tensor.double, "weights torch.float64; cast first"),
+    "whole weights": ("weights", torch.Tensor.int, "weights torch.int32; cast first"),
+    "ids of floats": ("index", torch.Tensor.float, "index must be integers"),
+    "truths for ids": ("index", torch.Tensor.bool, "index must be integers"),
+    "another device": ("index", lambda x: x.to("meta"), "one device"),
+    "a batch of rows": ("hidden", lambda x: x[None], "hidden must have 2 dimensions"),
+    "flat ids": ("index", lambda x: x[:, 0], "index must have 2 dimensions"),
+    "one expert's weights": ("gate_up", lambda x: x[0], "gate_up must have 3 dimensions"),
+    "down transposed": ("down", lambda x: x.mT, r"down \(E, H, I\)"),
+    "gate without up": ("gate_up", lambda x: x[:, 1:], "down"),
+    "no expert": ("gate_up", lambda x: x[:0], "down"),
+    "another width": ("hidden", lambda x: x[:, :16], "down"),
+    "strides": ("down", lambda x: x.mT.contiguous().mT, "down must be contiguous"),
+    "an odd place": ("gate_up", odd_start, "multiple of 16 bytes"),
+    "ids of other tokens": ("index", lambda x: x[:3], "index and weights"),
+    "fewer weights": ("weights", lambda x: x[:, :1], "index and weights"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str, device: str) -> None:
+    part, change, message = REFUSED[name]
     case = inputs(5, 32, 16, 4, 2, torch.float32, device)
-    with pytest.raises(KernelRefusal, match="cast first"):
-        experts(**_named(case | {"hidden": case["hidden"].bfloat16()}))
-    with pytest.raises(KernelRefusal, match="down \\(E, H, I\\)"):
-        experts(**_named(case | {"down": case["down"].transpose(1, 2)}))
-    with pytest.raises(KernelRefusal, match="multiples of 16"):
-        experts(**_named(inputs(5, 24, 16, 4, 2, torch.float32, device)))
-    with pytest.raises(KernelRefusal, match="contiguous"):
-        experts(**_named(case | {"down": case["down"].transpose(1, 2).contiguous().mT}))
-    with pytest.raises(KernelRefusal, match="index and weights"):
-        experts(**_named(case | {"weights": case["weights"][:, :1]}))
+    with pytest.raises(KernelRefusal, match=message):
+        experts(**_named(case | {part: change(case[part])}))
+
+
+def test_a_plan_of_other_ids_is_refused(device: str) -> None:
+    case = inputs(5, 32, 16, 4, 2, torch.float32, device)
+    for ids, count, align in ((case["index"][:3], 4, 16), (case["index"], 3, 16),
+                              (case["index"], 4, 4)):  # fmt: skip
+        with pytest.raises(KernelRefusal, match="leave it out"):
+            experts(**_named(case), plan=router.plan(ids, count, align))
 
 
 def _named(case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

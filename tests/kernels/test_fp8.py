@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from m2gym.kernels import reference
 from m2gym.kernels.experts import experts
-from m2gym.kernels.fp8 import FP8, LARGEST, Quantized, quantize_experts, quantize_rows
+from m2gym.kernels.fp8 import (
+    FP8,
+    LARGEST,
+    Quantized,
+    check_card,
+    quantize_experts,
+    quantize_rows,
+)
 from m2gym.kernels.support import KernelRefusal
 from tests.kernels.test_experts import inputs, relative
 
@@ -37,11 +46,39 @@ def test_rows_are_rounded_as_torch_rounds(device: str) -> None:
 
 
 def test_a_bad_row_is_bad_alone(device: str) -> None:
-    x = torch.randn(3, 32, device=device)
-    x[1, 5] = float("nan")
+    x = torch.randn(4, 32, device=device)
+    x[1, 5], x[2, 7] = float("nan"), float("inf")
     got = quantize_rows(x)
-    assert got.scales_R[1].isnan()
-    assert got.scales_R[[0, 2]].isfinite().all()
+    assert got.scales_R.isfinite().tolist() == [True, False, False, True]
+
+
+def test_rows_that_do_not_lie_together(device: str) -> None:
+    x = torch.randn(32, 5, device=device)
+    for got, want in zip(
+        vars(quantize_rows(x.T)).values(), vars(quantize_rows(x.T.contiguous())).values(),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(got.float(), want.float())
+
+
+def test_rows_that_are_refused(device: str) -> None:
+    x = torch.randn(3, 32, device=device)
+    with pytest.raises(KernelRefusal, match="2 dimensions"):
+        quantize_rows(x[0])
+    with pytest.raises(KernelRefusal, match="cast first"):
+        quantize_rows(x.double())
+    for rows in (torch.ones(2, dtype=torch.int32), torch.ones(1)):
+        with pytest.raises(KernelRefusal, match="one int32"):
+            quantize_rows(x, rows.to(device))
+
+
+def test_a_card_without_8_bit_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
+    with pytest.raises(KernelRefusal, match="A100-SXM4-80GB multiplies no 8-bit floats"):
+        check_card(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    check_card(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("tokens", [1, 37])
@@ -75,7 +112,7 @@ def test_backward_is_that_of_16_bits_at_what_the_forward_kept(device: str) -> No
 
 
 def test_equal_bits(device: str) -> None:
-    case = inputs(60, 32, 32, 4, 2, torch.bfloat16, device)
+    case = inputs(36, 32, 32, 2, 2, torch.bfloat16, device)
     fp8 = quantize_experts(case["gate_up"], case["down"])
     assert torch.equal(experts(*case.values(), fp8=fp8), experts(*case.values(), fp8=fp8))
 
@@ -89,14 +126,18 @@ def test_experts_without_rows_and_dropped_slots(device: str) -> None:
 
 
 def test_refusals(device: str) -> None:
-    case = inputs(4, 32, 32, 4, 2, torch.bfloat16, device)
-    fp8 = quantize_experts(case["gate_up"][:2], case["down"][:2])
+    case = inputs(1, 32, 32, 2, 1, torch.bfloat16, device)
+    with pytest.raises(KernelRefusal, match=r"down \(E, H, I\)"):
+        quantize_experts(case["gate_up"], case["down"][..., :16])
+    fp8 = quantize_experts(case["gate_up"][:1], case["down"][:1])
     with pytest.raises(KernelRefusal, match="call quantize_experts on these weights"):
         experts(*case.values(), fp8=fp8)
     fp8 = quantize_experts(case["gate_up"], case["down"])
     full = {k: v.float() if v.is_floating_point() else v for k, v in case.items()}
     with pytest.raises(KernelRefusal, match="bfloat16 hidden states"):
         experts(*full.values(), fp8=fp8)
-    odd = inputs(4, 32, 16, 4, 2, torch.bfloat16, device)
+    with pytest.raises(KernelRefusal, match="call quantize_experts on these weights"):
+        experts(*case.values(), fp8=replace(fp8, down=fp8.gate_up))
+    odd = inputs(1, 32, 16, 1, 1, torch.bfloat16, device)
     with pytest.raises(KernelRefusal, match="multiples of 32"):
         experts(*odd.values(), fp8=quantize_experts(odd["gate_up"], odd["down"]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from m2gym.kernels import reference
+from m2gym.kernels import logits, reference
 from m2gym.kernels.logprobs import Cispo, Ppo, policy_loss, token_logprobs
 from m2gym.kernels.support import KernelRefusal
+from m2gym.kernels.tuning import Tiles
 
 BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
@@ -120,6 +121,47 @@ def test_several_blocks_of_the_vocabulary(device: str) -> None:
     assert relative(h.grad, th.grad) < 2e-2
 
 
+def test_a_vocabulary_of_262_144(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last token's logit, and a gradient over all of them; under the interpreter in wide tiles,
+    for its time goes by tiles."""
+    if device == "cpu":
+        monkeypatch.setattr(logits, "logits_tiles", lambda *_: Tiles(16, 8192, 16, 4, 1))
+    hidden, weight, targets = draw(3, 16, 262_144, torch.float32, device)
+    targets[0] = 262_143
+    h, th = leaf(hidden), leaf(hidden, torch.double)
+    logp, entropy = token_logprobs(h, weight, targets)
+    want, want_entropy = reference.token_logprobs(th, weight.double(), targets)
+    assert relative(logp, want) < 2e-5
+    assert relative(entropy, want_entropy) < 2e-5
+    logp.sum().backward()
+    want.sum().backward()
+    assert h.grad is not None
+    assert th.grad is not None
+    assert relative(h.grad, th.grad) < 2e-5
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_head_tied_to_the_embedding(fused: bool, device: str) -> None:
+    """One matrix read as embedding and as head: its gradient is the sum of both."""
+    _, table, ids = draw(8, 16, 40, torch.float32, device)
+    own, truth = leaf(table), leaf(table, torch.double)
+    ones = torch.ones(7, device=device)
+    hidden = torch.nn.functional.embedding(ids, own)[:-1].tanh()
+    want, _ = reference.token_logprobs(
+        torch.nn.functional.embedding(ids, truth)[:-1].tanh(), truth, ids[1:]
+    )
+    if fused:
+        old = want.detach().float()
+        policy_loss(hidden, own, ids[1:], ones, old, ones, Cispo(), chunk=3).loss.backward()
+        (-want.sum()).backward()
+    else:
+        token_logprobs(hidden, own, ids[1:], chunk=3)[0].sum().backward()
+        want.sum().backward()
+    assert own.grad is not None
+    assert truth.grad is not None
+    assert relative(own.grad, truth.grad) < 2e-5
+
+
 def test_chunks_change_nothing(device: str) -> None:
     hidden, weight, targets = draw(10, 16, 33, torch.float32, device)
     whole, _ = token_logprobs(hidden, weight, targets)
@@ -155,8 +197,26 @@ def test_backward_once_and_refusals(device: str) -> None:
         token_logprobs(hidden, weight.bfloat16(), targets)
     with pytest.raises(KernelRefusal, match="temperature"):
         token_logprobs(hidden, weight, targets, temperature=0.0)
-    with pytest.raises(KernelRefusal, match="must be integers"):
-        token_logprobs(hidden, weight, ones)
+    for temperature in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(KernelRefusal, match="temperature"):
+            token_logprobs(hidden, weight, targets, temperature=temperature)
+    for wrong in (ones, ones.bool()):
+        with pytest.raises(KernelRefusal, match="must be integers"):
+            token_logprobs(hidden, weight, wrong)
+    for chunk in (0, -4):
+        with pytest.raises(KernelRefusal, match="at least one row"):
+            token_logprobs(hidden, weight, targets, chunk=chunk)
+    for wrong in (hidden[0], hidden[:, :8], hidden[None]):
+        with pytest.raises(KernelRefusal, match=r"weight \(V, H\)"):
+            token_logprobs(wrong, weight, targets)
+    with pytest.raises(KernelRefusal, match=r"weight \(V, H\)"):
+        token_logprobs(hidden, weight[:0], targets)
+    with pytest.raises(KernelRefusal, match="one device"):
+        token_logprobs(hidden, weight.to("meta"), targets)
+    with pytest.raises(KernelRefusal, match="one value for each"):
+        policy_loss(hidden, weight, targets, ones, ones[:3], ones, Ppo())
+    with pytest.raises(KernelRefusal, match="a Cispo or a Ppo"):
+        policy_loss(hidden, weight, targets, ones, ones, ones, "cispo")  # type: ignore[arg-type]
     with pytest.raises(KernelRefusal, match="weight_grad_dtype"):
         policy_loss(
             hidden, weight, targets, ones, ones, ones, Ppo(), weight_grad_dtype=torch.float16

@@ -42,7 +42,19 @@ def test_zeros_nan_and_nothing(device: str) -> None:
     assert rms_norm(x[:0], weight, 1e-6).shape == (0, 16)
 
 
+def test_a_weight_that_does_not_lie_together(device: str) -> None:
+    x, both = torch.randn(3, 16, device=device), torch.randn(16, 2, device=device)
+    want = rms_norm(x, both[:, 0].contiguous(), 1e-6)
+    assert torch.equal(rms_norm(x, both[:, 0], 1e-6), want)
+
+
 def test_refusals(device: str) -> None:
+    wide = torch.zeros(1, 16385, device=device)
+    for wrong in (wide, wide[0, 0]):
+        with pytest.raises(KernelRefusal, match="at most 16,384"):
+            rms_norm(wrong, wide[0], 1e-6)
+    with pytest.raises(KernelRefusal, match="one device"):
+        rms_norm(wide, wide[0].to("meta"), 1e-6)
     x = torch.zeros(3, 16, device=device)
     with pytest.raises(KernelRefusal, match="weight"):
         rms_norm(x, x[0, :8], 1e-6)

@@ -16,6 +16,8 @@ from m2gym.kernels.register import (  # noqa: E402
     ATTENTION,
     EXPERTS,
     EXPERTS_FP8,
+    attention_forward,
+    experts_forward,
     fuse_norms,
     fuse_rotary,
     register,
@@ -30,8 +32,8 @@ SIZES: dict[str, Any] = {
 
 def minimax_m2(**changes: Any) -> Any:
     config = transformers.MiniMaxM2Config(
-        **SIZES, num_local_experts=4, bos_token_id=1, eos_token_id=2,
-        **{"intermediate_size": 16, **changes},
+        **{**SIZES, "num_local_experts": 4, "bos_token_id": 1, "eos_token_id": 2,
+           "intermediate_size": 16, **changes},
     )  # fmt: skip
     return transformers.MiniMaxM2ForCausalLM(config)
 
@@ -72,21 +74,23 @@ def test_experts_in_a_model(make: Any, device: str) -> None:
 
 
 def test_experts_in_8_bits_follow_the_optimiser(device: str) -> None:
-    make = partial(minimax_m2, intermediate_size=32)
+    make = partial(minimax_m2, intermediate_size=32, num_hidden_layers=1)
     eager, ours = pair(make, device, experts_implementation=EXPERTS_FP8,
                        attn_implementation="eager")  # fmt: skip
     eager, ours = eager.bfloat16(), ours.bfloat16()
-    ids = torch.randint(0, 64, (2, 9), device=device)
+    ids = torch.randint(0, 64, (1, 7), device=device)
     for model in (eager, ours):
         for parameter in model.parameters():
             parameter.data *= 3  # so that the experts say something
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in (eager, ours)]
-    losses = []
+    losses: list[list[float]] = []
     for _ in range(2):
-        losses.append([float(model(ids, labels=ids).loss.detach()) for model in (eager, ours)])
+        losses.append([])
         for model, optimizer in zip((eager, ours), optimizers, strict=True):
             optimizer.zero_grad()
-            model(ids, labels=ids).loss.backward()
+            loss = model(ids, labels=ids).loss
+            losses[-1].append(float(loss.detach()))
+            loss.backward()
             optimizer.step()
     for expected, got in losses:
         assert got == pytest.approx(expected, rel=0.05)
@@ -162,3 +166,35 @@ def test_refusals(device: str) -> None:
                    experts_implementation="eager")  # fmt: skip
     with pytest.raises(KernelRefusal, match="batch of 2"):
         ours(ids.repeat(2, 1), use_cache=False)
+    ours.train()
+    for layer in ours.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    with pytest.raises(KernelRefusal, match=r"dropout 0\.1"):
+        ours(ids, use_cache=False)
+    ours.eval()
+    with pytest.raises(KernelRefusal, match="key-value cache"):
+        ours.generate(ids, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"attention_mask": torch.ones(1, 1, 5, 5)}, {"sliding_window": 4}, {"softcap": 50.0},
+     {"s_aux": torch.zeros(2)}, {"position_bias": torch.zeros(1)}, {"is_causal": False}],
+    ids=lambda own: next(iter(own)),
+)  # fmt: skip
+def test_another_attention_is_refused(own: dict[str, Any], device: str) -> None:
+    x = torch.zeros(1, 2, 5, 16, device=device).bfloat16()
+    with pytest.raises(KernelRefusal, match=r"mask True|wants"):
+        attention_forward(torch.nn.Identity(), x, x, x, **{"attention_mask": None, **own})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("has_gate", False, "no gate"), ("has_bias", True, "biases"),
+     ("is_transposed", True, "another way"), ("is_concatenated", False, "another way")],
+)  # fmt: skip
+def test_other_experts_are_refused(name: str, value: bool, message: str, device: str) -> None:
+    experts = minimax_m2().model.layers[0].mlp.experts.to(device)
+    setattr(experts, name, value)
+    with pytest.raises(KernelRefusal, match=message):
+        experts_forward(experts, torch.zeros(1, 32), torch.zeros(1, 2), torch.zeros(1, 2))

@@ -67,5 +67,17 @@ def test_refusals(device: str) -> None:
         norm_rotary(x, weight, cos[:2], sin[:2], 1e-6, 16)
     with pytest.raises(KernelRefusal, match="at most 4"):
         norm_rotary(x, weight, cos, sin, 1e-6, 4)
+    with pytest.raises(KernelRefusal, match="whole heads of 0"):
+        norm_rotary(x, weight, cos, sin, 1e-6, 0)
+    with pytest.raises(KernelRefusal, match="multiple of T"):
+        norm_rotary(x, weight, cos[:0], sin[:0], 1e-6, 16)
+    with pytest.raises(KernelRefusal, match="must be even"):
+        norm_rotary(x, weight, cos[:, :5], sin[:, :5], 1e-6, 16)
+    with pytest.raises(KernelRefusal, match="x must have 3 dimensions"):
+        norm_rotary(x[0], weight, cos, sin, 1e-6, 16)
+    with pytest.raises(KernelRefusal, match="cos must have 2 dimensions"):
+        norm_rotary(x, weight, cos[None], sin[None], 1e-6, 16)
+    with pytest.raises(KernelRefusal, match=r"cos torch\.int64"):
+        norm_rotary(x, weight, cos.long(), sin.long(), 1e-6, 16)
     with pytest.raises(KernelRefusal, match="cast first"):
         norm_rotary(x.bfloat16(), weight, cos, sin, 1e-6, 16)

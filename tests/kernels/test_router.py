@@ -100,7 +100,31 @@ def test_same_input_same_plan(device: str) -> None:
     assert torch.equal(first.rows_T_K, second.rows_T_K)
 
 
+def test_the_bias_of_another_type(device: str) -> None:
+    logits, bias = torch.randn(7, 5, device=device), torch.randn(5, device=device).half()
+    _, index, _ = router.route(logits, bias, 2, align=16)
+    assert torch.equal(index.long(), reference.route(logits, bias.float(), 2)[1])
+
+
 def test_refusals(device: str) -> None:
+    logits, index = torch.zeros(2, 4, device=device), torch.zeros(2, 2, device=device).long()
+    with pytest.raises(KernelRefusal, match="logits must have 2 dimensions"):
+        router.route(logits[0], None, 2)
+    with pytest.raises(KernelRefusal, match="cast first"):
+        router.route(logits.double(), None, 2)
+    for bias in (logits[0, :3], logits, logits[0].long()):
+        with pytest.raises(KernelRefusal, match="the bias must be"):
+            router.route(logits, bias, 2)
+    with pytest.raises(KernelRefusal, match="1 to 1,024 experts, got 1025"):
+        router.route(torch.zeros(2, 1025, device=device), None, 2)
+    with pytest.raises(KernelRefusal, match="1 to 1,024 experts, got 0"):
+        router.plan(index, 0, 16)
+    with pytest.raises(KernelRefusal, match="index must be integers"):
+        router.plan(logits, 4, 16)
+    with pytest.raises(KernelRefusal, match="index must have 2 dimensions"):
+        router.plan(index[0], 4, 16)
+    with pytest.raises(KernelRefusal, match="one choice"):
+        router.plan(index[:, :0], 4, 16)
     with pytest.raises(KernelRefusal, match="top_k must be in"):
         router.route(torch.zeros(2, 4, device=device), None, 5)
     with pytest.raises(KernelRefusal, match="at least one token"):

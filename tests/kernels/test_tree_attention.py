@@ -208,6 +208,22 @@ def test_refusals(device: str) -> None:
         tree_attention(x, x, x, [0, 1, 2, 3, 5], [-1, 0, 0, 1])
     with pytest.raises(KernelRefusal, match="starts must rise"):
         tree_attention(x, x, x, [0, 0, 5], [-1, 0])
+    with pytest.raises(KernelRefusal, match="rise from 0"):
+        tree_attention(x, x, x, [1, 5], [-1])
+    with pytest.raises(KernelRefusal, match="the tree has no rows"):
+        tree_attention(x, x, x, [], [])
+    with pytest.raises(KernelRefusal, match="starts must be integers"):
+        tree_attention(x, x, x, [0, 5.0], [-1])  # type: ignore[list-item]
+    with pytest.raises(KernelRefusal, match="under its parent 3"):
+        tree_attention(x, x, x, [0, 2, 5], [-1, 3])
+    with pytest.raises(KernelRefusal, match="key must have 3 dimensions"):
+        tree_attention(x, x[:, 0], x, [0, 5], [-1])
+    with pytest.raises(KernelRefusal, match="N a multiple of M"):
+        tree_attention(x, x[:, :0], x[:, :0], [0, 5], [-1])
+    with pytest.raises(KernelRefusal, match="cast first"):
+        tree_attention(x, x.half(), x, [0, 5], [-1])
+    with pytest.raises(KernelRefusal, match="one device"):
+        tree_attention(x, x.to("meta"), x, [0, 5], [-1])
     with pytest.raises(KernelRefusal, match="the tree has 4 rows"):
         tree_attention(x, x, x, [0, 4], [-1])
     with pytest.raises(KernelRefusal, match="N a multiple of M"):

@@ -38,15 +38,28 @@ PARTS: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
+def need_gpu() -> str:
+    """The card's name.
+
+    Raises:
+        RuntimeError: torch sees no NVIDIA GPU; the message says what to do.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "the kernels' benchmark needs an NVIDIA GPU and a torch built for CUDA; this torch "
+            f"({torch.__version__}) sees none. Without one, TRITON_INTERPRET=1 with "
+            "`pytest tests/kernels` checks that they are right, not how fast they are"
+        )
+    return torch.cuda.get_device_name()
+
+
 def run(parts: Sequence[str] | None = None) -> list[Row]:
     """Check and time the named parts (all by default); a row a measurement, printed as it comes.
 
     Raises:
         RuntimeError: no NVIDIA GPU.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError("m2gym.kernels.bench needs an NVIDIA GPU; none is visible to torch")
-    card = torch.cuda.get_device_name()
+    card = need_gpu()
     rows: list[Row] = []
     for part in parts or PARTS:
         torch.manual_seed(0)

@@ -24,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, default=16384, help="with --tune: tokens of the load")
     parser.add_argument("--fp8", action="store_true", help="with --tune: the 8-bit products")
     chosen = parser.parse_args(arguments)
+    try:
+        bench.need_gpu()
+    except RuntimeError as error:
+        parser.exit(1, f"{error}\n")
     if chosen.tune:
         forward: list[Product] = ["up", "down"]
         backward: list[Product] = ["d_inner", "d_rows", "d_down", "d_gate_up"]
