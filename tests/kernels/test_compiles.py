@@ -27,6 +27,7 @@ CARDS = {
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("capability", CARDS)
 def test_compiles_for(capability: int, tmp_path: Path) -> None:
     """In a process of its own: here triton was imported as an interpreter."""
