@@ -36,7 +36,7 @@ class Stages:
 
     Raises:
         InputError: stages that leave none of ``train.steps`` to the last one, temperatures that
-            differ while generation runs ahead.
+            differ while generation runs ahead, a held-out reward to stop at that nothing measures.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -110,6 +110,11 @@ class Stages:
 
 
 def _check(config: TrainConfig) -> None:
+    if config.train.stop_at is not None and config.train.eval_every is None:
+        raise InputError(
+            f"train.stop_at={config.train.stop_at:g} is a reward on held-out tasks, which nothing "
+            "measures: set train.eval_every"
+        )
     before = config.stages[:-1]
     for n, stage in enumerate(before):
         if stage.steps is None:

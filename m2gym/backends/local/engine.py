@@ -19,20 +19,20 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 
+from m2gym.backends.local.answer import Answer
 from m2gym.backends.local.batch import Batch, batches
 from m2gym.backends.local.decode import Decoder
 from m2gym.backends.local.hooked import HookedModel
 from m2gym.backends.local.memory import give_back, keep_freed
-from m2gym.backends.local.sampler import Draw, Draws, check_sampling, draw
+from m2gym.backends.local.sampler import Draws, check_sampling, draw
 from m2gym.backends.local.spans import Piece, apart
 from m2gym.backends.local.step import Step
-from m2gym.backends.local.store import Row, Shape, Store
+from m2gym.backends.local.store import Shape, Store
 from m2gym.backends.local.threads import Lanes
 from m2gym.core.errors import BudgetError, InputError, ModelError
 from m2gym.core.protocols import Sampling, TokenOutput
@@ -43,48 +43,8 @@ ROWS, PASS_TOKENS, KV_TOKENS = 64, 2048, 262_144
 LANE_ROWS = 32
 """Rows from which on another lane decodes; ours, measured with m2-nano."""
 
-REACH = 16
-"""Tokens beyond a stop string's own characters that are decoded to look for it; ours."""
 
-
-@dataclass(eq=False)
-class _Sequence:
-    prompt: list[int]
-    sampling: Sampling
-    session: str
-    most: int
-    random: np.random.Generator
-    future: asyncio.Future[TokenOutput]
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    versions: list[int] = field(default_factory=list)
-    row: Row | None = None
-    stop: str | None = None
-
-    @property
-    def last(self) -> int:
-        """The id that is fed next when only one is behind."""
-        return self.ids[-1] if self.ids else self.prompt[-1]
-
-    def todo(self) -> list[int]:
-        """Ids without keys and values; at least the last."""
-        assert self.row is not None
-        done = self.row.base + len(self.row.ids)
-        behind = done - len(self.prompt)
-        return self.ids[behind:] if behind >= 0 else [*self.prompt[done:], *self.ids]
-
-    def draw(self) -> Draw:
-        """How the next token is taken; uses up a random number."""
-        how = self.sampling
-        return Draw(how.temperature, how.top_p, how.top_k, self.random.random())
-
-    def output(self) -> TokenOutput:
-        return TokenOutput(
-            tuple(self.ids), tuple(self.logprobs), tuple(self.versions), self.stop or "stop"
-        )
-
-
-_Part = tuple[Batch, Sequence[_Sequence], Draws]
+_Part = tuple[Batch, Sequence[Answer], Draws]
 """Rows, whose they are, and how their tokens are taken."""
 
 
@@ -131,8 +91,8 @@ class LocalEngine:
             keep_freed()
         self.lanes = Lanes() if model.small else None
         self._seeds = np.random.default_rng(seed)
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
+        self._waiting: deque[Answer] = deque()
+        self._running: list[Answer] = []
         self._paused = False
         self._asking = 0
         self._driver: asyncio.Task[None] | None = None
@@ -162,9 +122,7 @@ class LocalEngine:
         own = int(self._seeds.integers(2**63)) if seed is None else abs(seed)
         random = np.random.default_rng([own, len(prompt)])
         loop = self._enter()
-        sequence = _Sequence(
-            prompt, sampling, session_id, min(limits), random, loop.create_future()
-        )
+        sequence = Answer(prompt, sampling, session_id, min(limits), random, loop.create_future())
         self._waiting.append(sequence)
         self._wake()
         try:
@@ -437,23 +395,10 @@ class LocalEngine:
         return pieces
 
     def _take(
-        self, ready: Sequence[_Sequence], tokens: Sequence[int], logprobs: Sequence[float]
+        self, ready: Sequence[Answer], tokens: Sequence[int], logprobs: Sequence[float]
     ) -> None:
-        for sequence, token, logprob in zip(ready, tokens, logprobs, strict=True):
-            sequence.ids.append(token)
-            sequence.logprobs.append(logprob)
-            sequence.versions.append(self.version)
-            if token in self.stop_ids or self._said_stop(sequence):
-                sequence.stop = "stop"
-            elif len(sequence.ids) >= sequence.most:
-                sequence.stop = sequence.stop or "length"
-
-    def _said_stop(self, sequence: _Sequence) -> bool:
-        if not sequence.sampling.stop or self.decode is None:
-            return False
-        longest = max(len(text.encode()) for text in sequence.sampling.stop)
-        text = self.decode(sequence.ids[-(longest + REACH) :])
-        return any(stop in text for stop in sequence.sampling.stop)
+        for answer, token, logprob in zip(ready, tokens, logprobs, strict=True):
+            answer.take(token, logprob, self.version, self.stop_ids, self.decode)
 
 
 def _shape(model: HookedModel) -> Shape:

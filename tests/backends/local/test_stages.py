@@ -74,6 +74,7 @@ def test_success_ends_a_stage_early():
     [
         ({"stages": [{}, {}]}, r"stages\.0 needs steps"),
         ({"stages": [{"steps": 60}, {}]}, "the last stage would never begin"),
+        ({"train": {"stop_at": 0.5}}, r"set train\.eval_every"),
         (
             {
                 "stages": [{"steps": 2, "temperature": 2.0}, {}],
