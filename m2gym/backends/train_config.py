@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,7 @@ from m2gym.core.errors import InputError
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Open(BaseModel):
@@ -125,6 +125,9 @@ class LocalConfig(Section):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainSettings(Section):
     """Steps, batch, optimiser. AdamW's betas and epsilon are M1's (arXiv 2506.13585)."""
 
@@ -132,7 +135,7 @@ class TrainSettings(Section):
     groups: int = Field(8, ge=1, description="groups an update")
     group_size: int = Field(8, ge=1, description="episodes of one task in a group")
     lr: float = Field(1e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(1e-15, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; ours")
@@ -143,7 +146,9 @@ class TrainSettings(Section):
     seed: int = 0
     save_every: int = Field(10, ge=1, description="updates between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept")
-    eval_every: int | None = Field(None, ge=1, description="updates between evaluations")
+    eval_every: int | None = Field(
+        None, ge=1, description="updates between evaluations; without it there is none"
+    )
     eval_tasks: int = Field(32, ge=1, description="held-out tasks of an evaluation")
     probe_every: int = Field(1, ge=1, description="updates between measurements of nll0")
     stop_at: float | None = Field(None, description="held-out reward at which training ends")
@@ -257,6 +262,14 @@ def local_config(config: BackendConfig) -> LocalConfig:
         raise InputError(told(error, LocalConfig, "backend.")) from None
 
 
+EXPECTED = {
+    "model_type": "expected fields, {name: value}",
+    "dict_type": "expected fields, {name: value}",
+    "tuple_type": "expected a list, [value]",
+}
+"""What pydantic says of Python's types, in YAML's words."""
+
+
 def told(error: ValidationError, model: type[BaseModel], above: str = "") -> str:
     """What pydantic found, a line each, with the nearest known field."""
     lines = []
@@ -268,8 +281,11 @@ def told(error: ValidationError, model: type[BaseModel], above: str = "") -> str
             near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             lines.append(f"unknown field {name}; {hint}")
+        elif found["type"] == "missing":
+            lines.append(f"{name} is missing")
         else:
-            lines.append(f"{name}: {found['msg']}, got {found.get('input')!r}")
+            expected = EXPECTED.get(found["type"], found["msg"])
+            lines.append(f"{name}: {expected}, got {found.get('input')!r}")
     return "; ".join(lines)
 
 

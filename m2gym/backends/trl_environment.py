@@ -24,7 +24,7 @@ from typing import Any
 from m2gym.core.errors import InputError
 from m2gym.core.task import Split
 from m2gym.core.tools import ToolSchema
-from m2gym.envs.catalog import env_entry, make
+from m2gym.envs.catalog import env_entry, make, taskset_of
 from m2gym.envs.env import WorkspaceEnv
 
 KINDS: dict[str, type] = {
@@ -124,7 +124,7 @@ def rows(
 
 
 def _ids(env: str, split: Split, settings: dict[str, Any]) -> Sequence[str]:
-    found: Sequence[str] = env_entry(env).taskset(**settings).ids(split)
+    found: Sequence[str] = taskset_of(env_entry(env), settings).ids(split)
     if not found:
         raise InputError(f"{env} has no task in split {split!r}")
     return found

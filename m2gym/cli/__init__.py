@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 
 from m2gym.core.errors import M2GymError
@@ -12,6 +13,8 @@ def main() -> None:
     """The program ``m2gym``: exits 0, or non-zero after one clear line on the error stream."""
     from m2gym.cli.app import app
 
+    if not sys.stderr.isatty():  # bars of transformers are for people
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(prog_name="m2gym")
     except (M2GymError, OSError) as error:

@@ -37,19 +37,23 @@ def train(
 ) -> None:
     """Train a model in an environment."""
     from m2gym.backends.train_config import TrainConfig
+    from m2gym.backends.training import check
     from m2gym.rollout.evaluation import next_folder
 
     wanted = TrainConfig.load(config, settings or [])
     if out is not None:
         wanted = wanted.replace(out=out)
+    if resume and wanted.out is None:
+        raise InputError("--resume goes on with the run in a folder: name it with --out")
     if dry_run:
-        theirs = _translated(wanted)
+        check(wanted)
+        theirs, backend = _translated(wanted), wanted.backend.id
         if json:
-            show_json(wanted.model_dump(mode="json") | ({"verl": theirs} if theirs else {}))
+            show_json(wanted.model_dump(mode="json") | ({backend: theirs} if theirs else {}))
         else:
             show(wanted.text().rstrip())
             for name, value in theirs.items():
-                show(f"# verl: {name}={value}")
+                show(f"# {backend}: {name}={value}")
         return
     if seeds > 1:
         _seeds(wanted, seeds, json)

@@ -130,6 +130,26 @@ def env_entry(id: str) -> EnvEntry:
     return entry
 
 
+def taskset_of(entry: EnvEntry, settings: Mapping[str, Any]) -> Taskset:
+    """The environment's tasks.
+
+    Raises:
+        InputError: a setting is unknown, missing or refused.
+    """
+    try:
+        return entry.taskset(**settings)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        needed = re.search(r"missing \d+ required .*arguments?: (.+)", str(error))
+        if unknown is not None:
+            text = f"environment {entry.id!r} and its taskset have no setting {unknown[1]}"
+        elif needed is not None:
+            text = f"environment {entry.id!r} needs the setting {needed[1]}"
+        else:
+            raise
+        raise InputError(text) from error
+
+
 def make_async(
     id: str,
     *,
@@ -145,18 +165,7 @@ def make_async(
     if split not in ("train", "test"):
         raise InputError(f"split is 'train' or 'test', got {split!r}")
     entry = env_entry(id)
-    try:
-        taskset = entry.taskset(**settings)
-    except TypeError as error:
-        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
-        needed = re.search(r"missing \d+ required .*arguments?: (.+)", str(error))
-        if unknown is not None:
-            text = f"environment {entry.id!r} and its taskset have no setting {unknown[1]}"
-        elif needed is not None:
-            text = f"environment {entry.id!r} needs the setting {needed[1]}"
-        else:
-            raise
-        raise InputError(text) from error
+    taskset = taskset_of(entry, settings)
     own = {} if entry.tools is None else {"tools": entry.tools}
     return AsyncEnv(
         entry.id,

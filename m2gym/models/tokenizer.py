@@ -72,14 +72,25 @@ class HfTokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> HfTokenizer:
-        """From a folder with ``tokenizer.json``; nothing is downloaded."""
+        """From a folder with ``tokenizer.json``; nothing is downloaded.
+
+        Raises:
+            InputError: there is no such folder, or no tokenizer in it that can be read.
+        """
         try:
             transformers: Any = importlib.import_module("transformers")
         except ModuleNotFoundError as error:
             raise InputError("tokenizers need transformers: pip install 'm2gym[train]'") from error
         if not Path(path).is_dir():
             raise InputError(f"expected a folder with tokenizer.json, got {path}")
-        return cls(transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True))
+        try:
+            found = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0].rstrip(" :")
+            raise InputError(
+                f"expected a tokenizer (tokenizer.json) in {path}, which cannot be read: {reason}"
+            ) from error
+        return cls(found)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text.

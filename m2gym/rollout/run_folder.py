@@ -38,7 +38,10 @@ def read_info(path: Path) -> RunInfo:
     try:
         text = (path / INFO).read_text("utf-8")
     except OSError as error:
-        raise InputError(f"{path} is not a run folder: {INFO}: {error.strerror}") from error
+        hint = ""
+        if (path / "metrics.jsonl").is_file():
+            hint = "; it is a training run's: see report.html and metrics.jsonl there"
+        raise InputError(f"{path} is not a run folder: {INFO}: {error.strerror}{hint}") from error
     try:
         data = json.loads(text)
         return RunInfo.model_validate(migrate(data, INFO_STEPS))

@@ -7,10 +7,11 @@ import importlib
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m2gym.core.errors import InputError
+from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.protocols import Scaffold
 from m2gym.core.registry import SCAFFOLDS
 
@@ -48,6 +49,24 @@ def parse_agent(text: str) -> Scaffold:
     else:
         raise InputError(f"agent {name!r} takes no argument, got {argument!r}")
     return check_scaffold(scaffold)
+
+
+def make_scaffold(id: str, settings: Mapping[str, Any]) -> Scaffold:
+    """The scaffold of that id with its settings, as a configuration has them.
+
+    Raises:
+        UnknownIdError: no such scaffold, or a setting that it lacks; it names the nearest.
+        InputError: a setting is missing, or refused by the scaffold.
+    """
+    kind = SCAFFOLDS.get(id)
+    try:
+        return check_scaffold(kind(**settings))
+    except TypeError as error:
+        known = inspect.signature(kind).parameters
+        for name in settings:
+            if name not in known:
+                raise UnknownIdError(f"setting of agent {id}", name, known) from error
+        raise InputError(f"agent {id!r}: {error}") from error
 
 
 def check_scaffold(value: Any) -> Scaffold:

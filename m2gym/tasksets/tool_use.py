@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,10 @@ def tool_use(
     try:
         rows = list(sources[taskset](**settings))
     except TypeError as error:
+        known = inspect.signature(sources[taskset]).parameters
+        for name in settings:
+            if name not in known:
+                raise UnknownIdError(f"setting of taskset {taskset}", name, known) from error
         raise InputError(f"taskset {taskset!r}: {error}") from error
     return ListTaskset("tool-use", [_task(row, accuracy, format, own) for row in rows])
 

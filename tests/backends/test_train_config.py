@@ -50,6 +50,11 @@ def test_replace_changes_fields_of_a_part_or_the_whole_part():
         ("algorithm.id=ppo", r"algorithm\.id: .*'cispo'"),
         ("train.steps", "a.b=c"),
         ("model.x=1", "has no fields"),
+        ("train.temperature=.inf", r"train\.temperature: .*finite"),
+        ("train.lr=.nan", r"train\.lr: "),
+        ("train.betas=[0.9, 1]", r"train\.betas\.1: .*less than 1, got 1"),
+        ("log=tensorboard", r"log: expected a list, \[value\], got 'tensorboard'"),
+        ("train=3", r"train: expected fields, .*got 3"),
     ],
 )
 def test_errors_name_the_field(tmp_path, setting, says):
@@ -57,6 +62,11 @@ def test_errors_name_the_field(tmp_path, setting, says):
     path.write_text(YAML)
     with pytest.raises(InputError, match=says):
         TrainConfig.load(path, [setting])
+
+
+def test_a_field_that_is_missing():
+    with pytest.raises(InputError, match=r"^model is missing$"):
+        TrainConfig(env="tool-use")
 
 
 def test_the_backends_own_fields_are_checked():

@@ -142,12 +142,13 @@ def test_icrl_in_tool_use(tmp_path, folder):
     )
 
 
-def test_a_dry_run_prints_the_whole_configuration(tmp_path):
+def test_a_dry_run_prints_the_whole_configuration(tmp_path, environment):
     path = tmp_path / "c.yaml"
     path.write_text(YAML.format(model="none"))
     whole = run(path, "--dry-run", "--set", "algorithm.kl=0.5").stdout
     (tmp_path / "whole.yaml").write_text(whole)
     assert "kl: 0.5" in whole
+    assert "# local: micro_tokens=8192" in whole
     assert run(tmp_path / "whole.yaml", "--dry-run").stdout == whole
 
 
@@ -161,17 +162,83 @@ def test_the_example_is_a_configuration():
     [
         ("train.step=1", "did you mean 'steps'"),
         ("backend.devise=cpu", "did you mean 'device'"),
+        ("env.id=say-muck", "'say-much'"),
+        ("env.workspace=proces", "'process'"),
+        ("agent.id=one-anser", "'one-answer'"),
+        ("agent.id=gold", "calls no model"),
+        ("agent={id: react, step: 3}", "unknown setting of agent react 'step'"),
+        ("stages=[{agent: {shots: 1}}]", "unknown setting of agent one-answer 'shots'"),
         ("backend.id=scripted", "does not train"),
         ("backend.id=locl", "'local'"),
         ("model=nowhere", "config.json"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, setting, says):
+def test_what_is_wrong_is_named(tmp_path, environment, setting, says):
     path = tmp_path / "c.yaml"
     path.write_text(YAML.format(model="nowhere"))
-    done = run(path, "--set", setting, "--out", tmp_path / "out", code=1)
+    out = tmp_path / "out"
+    for more in ("--dry-run",) * (not setting.startswith("model")), ():
+        done = run(path, "--set", setting, "--out", out, *more, code=1)
+        assert isinstance(done.exception, InputError)
+        assert says in str(done.exception)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("env.wurld=3", "no setting 'wurld'"),
+        ("backend.device=tpu", "auto, cpu or cuda, got 'tpu'"),
+        ("backend.experts=m2_triton", "needs a GPU"),
+        ("backend.lora={targets: nosuch}", "backend.lora: Target modules nosuch"),
+    ],
+)
+def test_what_the_model_or_the_environment_refuse(tmp_path, folder, monkeypatch, setting, says):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    more = ["--set", "env.id=tool-worlds", "--set", "agent.id=shots"]
+    done = run(path, *more, "--set", setting, "--out", tmp_path / "out", code=1)
     assert isinstance(done.exception, InputError)
     assert says in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume_needs_its_folder_and_a_folder_is_no_file(tmp_path, environment, folder):
+    path = tmp_path / "c.yaml"
+    path.write_text(YAML.format(model=folder))
+    assert "--out" in str(run(path, "--resume", code=1).exception)
+    error = run(path, "--out", path, code=1).exception
+    assert "cannot be made" in str(error)
+    assert "name another" in str(error)
+
+
+def test_files_of_a_model_that_are_damaged_or_missing(tmp_path, environment, folder):
+    path, out = tmp_path / "c.yaml", tmp_path / "out"
+    path.write_text(YAML.format(model=folder))
+
+    def says(model=folder) -> str:
+        done = run(path, "--set", f"model={model}", "--out", out, code=1)
+        assert isinstance(done.exception, InputError)
+        return str(done.exception)
+
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    assert str(tmp_path / "run" / "model") in says(tmp_path / "run"), "a run has its own folder"
+    (folder / "tokenizer.json").unlink()
+    assert "expected a tokenizer (tokenizer.json)" in says()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "cannot be loaded" in says()
+    weights.unlink()
+    assert "no file named model.safetensors" in says()
+    (folder / "config.json").write_text("{}")
+    assert "model_type" in says()
+    assert not out.exists()
+
+
+def test_train_takes_a_configuration_only():
+    with pytest.raises(InputError, match=r"TrainConfig\.load"):
+        m2gym.train({"env": "tool-use"})
 
 
 def test_several_seeds_give_an_interval_and_a_plot_and_go_on(tmp_path, environment, folder):

@@ -25,16 +25,15 @@ from m2gym.backends.train_config import LocalConfig, LoraConfig, TrainConfig, lo
 from m2gym.core.blocking import run_blocking
 from m2gym.core.errors import InputError, UnknownIdError
 from m2gym.core.protocols import Model, Scaffold
-from m2gym.core.registry import SCAFFOLDS
 from m2gym.core.task import Split
-from m2gym.envs.catalog import env_entry
+from m2gym.envs.catalog import env_entry, taskset_of
 from m2gym.models.chat_format import TurnFormat
 from m2gym.models.formats import FORMATS, guess_format, load_format
 from m2gym.models.token_model import TokenModel
 from m2gym.models.tokenizer import HfTokenizer
 from m2gym.rollout.driver import Attempt
 from m2gym.rollout.limits import EpisodeLimits
-from m2gym.scaffolds.agents import check_scaffold
+from m2gym.scaffolds.agents import make_scaffold
 
 RUNS = Path("runs")
 
@@ -60,6 +59,10 @@ class LocalBackend:
         return TokenModel(
             engine_of(hooked, format, config), format, name=spec, context=hooked.context
         )
+
+    def translated(self, config: TrainConfig) -> dict[str, Any]:
+        """All settings of this backend, those that the configuration leaves out too."""
+        return local_config(config.backend).model_dump(mode="json")
 
     def train(
         self,
@@ -150,7 +153,7 @@ def format_of(folder: Path, config: LocalConfig) -> TurnFormat:
 def rollouts_of(config: TrainConfig, format: TurnFormat, context: int | None) -> Rollouts:
     """Episodes of the configured environment and agent."""
     entry = env_entry(config.env.id)
-    taskset = entry.taskset(**config.env.settings)
+    taskset = taskset_of(entry, config.env.settings)
     tasks = chosen(taskset.ids(config.env.split), config.env.tasks)
     other: Split = "test" if config.env.split == "train" else "train"
     first = Attempt(
@@ -190,18 +193,26 @@ def chosen(ids: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
 
 def scaffold_of(config: TrainConfig, own: Mapping[str, Any] | None = None) -> Scaffold:
     """The agent, made with its settings, and a stage's ``own`` over them."""
-    kind = SCAFFOLDS.get(config.agent.id)
-    try:
-        return check_scaffold(kind(**{**config.agent.settings, **(own or {})}))
-    except TypeError as error:
-        raise InputError(f"agent {config.agent.id!r}: {error}") from error
+    return make_scaffold(config.agent.id, {**config.agent.settings, **(own or {})})
 
 
 def device_of(config: LocalConfig) -> str:
-    """``auto`` is the GPU where there is one."""
-    if config.device != "auto":
-        return config.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """``auto`` is the GPU where there is one.
+
+    Raises:
+        InputError: a GPU is asked for and torch sees none, or it is another kind of device.
+    """
+    there = torch.cuda.is_available()
+    if config.device == "auto":
+        return "cuda" if there else "cpu"
+    if config.device.partition(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"backend.device is auto, cpu or cuda, got {config.device!r}")
+    if not config.device.startswith("cpu") and not there:
+        raise InputError(
+            f"backend.device is {config.device!r}, and PyTorch {torch.__version__} sees no GPU "
+            "here; leave it at auto"
+        )
+    return config.device
 
 
 def _can_draw() -> bool:
@@ -226,4 +237,7 @@ def _adapted(model: Any, config: LoraConfig) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peft.get_peft_model(model, settings)
+        try:
+            return peft.get_peft_model(model, settings)
+        except ValueError as error:
+            raise InputError(f"backend.lora: {error}") from error

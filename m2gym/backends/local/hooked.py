@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -174,7 +175,8 @@ def set_experts(model: Any, name: str) -> None:
     """Have a mixture's experts computed by the implementation of that name, ours or transformers'.
 
     Raises:
-        InputError: there is none of that name, its package is missing, or the model has no experts.
+        InputError: there is none of that name, its package is missing, the model has no experts, or
+            is not where ours run.
     """
     if name == OURS:
         try:
@@ -183,6 +185,11 @@ def set_experts(model: Any, name: str) -> None:
             raise InputError(
                 f"backend.experts={name} needs {error.name}: pip install 'm2gym[kernels]'"
             ) from error
+        if model.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise InputError(
+                f"backend.experts={name} needs a GPU, and the model is on {model.device}; leave it "
+                "out there (TRITON_INTERPRET=1 runs the kernels on a CPU, for tests)"
+            )
     if not any(
         hasattr(getattr(model, "config", None), n) for n in ("num_local_experts", "num_experts")
     ):
@@ -197,13 +204,21 @@ def load_causal(path: str, *, dtype: torch.dtype | None = None, device: str = "c
     """A causal model from a folder in Hugging Face's format; nothing is downloaded.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or its files are damaged or no causal model's.
     """
     transformers: Any = importlib.import_module("transformers")
+    damaged: Any = importlib.import_module("safetensors").SafetensorError
     if not (Path(path) / "config.json").is_file():
-        raise InputError(f"expected a folder with config.json and weights, got {path!r}")
+        within = Path(path) / "model"
+        hint = "m2-nano ships with m2gym, gguf:PACKAGE and gguf:FILE are converted"
+        if (within / "config.json").is_file():
+            hint = f"a training run's weights are in {str(within)!r}"
+        raise InputError(f"expected a folder with config.json and weights, got {path!r}; {hint}")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype or "auto", local_files_only=True
-    )
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype or "auto", local_files_only=True
+        )
+    except (OSError, ValueError, damaged) as error:
+        raise InputError(f"the model in {path!r} cannot be loaded: {error}") from error
     return model.to(device)

@@ -135,7 +135,12 @@ class LocalTrainer:
             MergeMismatchError: merged and unmerged training of this model differ.
             InfraError: no episode could be graded, a damaged checkpoint, no memory.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the run's folder {self.out} cannot be made: {error.strerror}; name another"
+            ) from error
         with _held(self.out / "lock"):
             self._begin()
             self.learner.check_merging()

@@ -21,7 +21,7 @@ from m2gym.backends.verl.translate import fields, flat, refuse, verl_config
 from m2gym.backends.verl.versions import require_verl
 from m2gym.backends.verl.watch import Watch, named
 from m2gym.core.errors import InfraError, InputError
-from m2gym.envs.catalog import env_entry
+from m2gym.envs.catalog import env_entry, taskset_of
 
 LOOK = 0.5
 """Seconds between two looks for new rows; the project's choice."""
@@ -92,7 +92,7 @@ class VerlBackend:
         refuse(config)
         folder = str(Path(model_folder(config.model)).resolve())
         context = verl_config(config.backend).context or _context(folder)
-        taskset = env_entry(config.env.id).taskset(**config.env.settings)
+        taskset = taskset_of(env_entry(config.env.id), config.env.settings)
         tasks = chosen(taskset.ids(config.env.split), config.env.tasks)
         ours = fields(config, folder=folder, context=context, tasks=tasks)
         return {**ours, **dict(flat(verl_config(config.backend).verl))}

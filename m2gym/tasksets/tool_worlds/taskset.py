@@ -121,10 +121,12 @@ def tool_worlds(
     """Questions of one world: ``questions`` to train on, as many held out.
 
     Raises:
-        InputError: no question, no such novelty.
+        InputError: no question, no such novelty, a world that is no number.
     """
     if novelty not in ("none", "combination", "unseen"):
         raise InputError(f"novelty is none, combination or unseen, got {novelty!r}")
+    if not isinstance(world, int) or world < 0:
+        raise InputError(f"world is a number from 0, got {world!r}")
     if questions < 1 or tools < 1:
         raise InputError(f"questions and tools are at least 1, got {questions} and {tools}")
     asked = Questions(world, novelty, tools, tuple(kinds))
