@@ -109,8 +109,16 @@ async def test_hangs_that_no_signal_ends_and_crashes_cost_one_process_each(bench
 
 
 async def test_graded_code_that_uses_up_the_time_scores_zero(bench: Bench) -> None:
-    bench.limits = Limits(grade_seconds=2.0)
-    verdict = await bench.grade({"src/calc.py": "import time\ntime.sleep(60)\n" + FIXED})
+    slow = {"src/calc.py": "import time\ntime.sleep(600)\n" + FIXED}
+    for seconds in (2.0, 10.0, 50.0):
+        bench.limits = Limits(grade_seconds=seconds)
+        try:
+            verdict = await bench.grade(slow)
+        except VerifierError as error:  # a busy machine: pytest itself did not start so soon
+            if "did not start" not in str(error):
+                raise
+        else:
+            break
     assert (verdict.reward, verdict.status) == (0.0, "ok")
     assert "time for grading" in evidence(verdict)["rejected"]
 
