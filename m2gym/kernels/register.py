@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.integrations import moe
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.minimax_m2.modeling_minimax_m2 import eager_attention_forward
 
@@ -145,6 +146,8 @@ def register() -> None:
     moe.ALL_EXPERTS_FUNCTIONS.register(EXPERTS, experts_forward)
     moe.ALL_EXPERTS_FUNCTIONS.register(EXPERTS_FP8, experts_forward_fp8)
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention_forward)
+    # A mask of padding comes through, to be refused; without this transformers drops it.
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, flash_attention_mask)
 
 
 def fuse_norms(model: nn.Module) -> int:

@@ -166,6 +166,12 @@ def test_refusals(device: str) -> None:
                    experts_implementation="eager")  # fmt: skip
     with pytest.raises(KernelRefusal, match="batch of 2"):
         ours(ids.repeat(2, 1), use_cache=False)
+    padded = torch.ones_like(ids)
+    whole = ours(ids, use_cache=False).logits
+    assert torch.equal(ours(ids, attention_mask=padded, use_cache=False).logits, whole)
+    padded[0, 0] = 0
+    with pytest.raises(KernelRefusal, match="mask True"):
+        ours(ids, attention_mask=padded, use_cache=False)
     ours.train()
     for layer in ours.model.layers:
         layer.self_attn.attention_dropout = 0.1
