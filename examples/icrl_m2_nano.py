@@ -82,12 +82,14 @@ def main() -> None:
     parser.add_argument("--until", type=float, help="seconds after which no further run begins")
     parser.add_argument("--report", action="store_true", help="table and curves of what is there")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "runs.jsonl"
     if options.report:
+        if not path.is_file():
+            parser.error(f"no finished run: there is no {path}; run it without --report first")
         report(options.out)
         return
+    options.out.mkdir(parents=True, exist_ok=True)
     until = None if options.until is None else time.time() + options.until
-    path = options.out / "runs.jsonl"
     done = {
         (row["arm"], row["world"], row["seed"], row["tools"])
         for row in map(json.loads, path.read_text("utf-8").splitlines() if path.exists() else [])

@@ -43,13 +43,22 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
     if options.what == "plot":
-        pairs = (log.split("=", 1) for log in options.logs)
-        curves.plot({name: Path(log) for name, log in pairs}, options.out)
+        logs = {name: Path(log) for name, _, log in (log.partition("=") for log in options.logs)}
+        for name, log in logs.items():
+            if not log.is_file():
+                parser.error(
+                    f"a log is written NAME=FILE, and there is no file {str(log)!r} of {name}"
+                )
+        curves.plot(logs, options.out)
         return
     if options.what == "tokenizer":
         train_tokenizer(corpus.texts(0, TEXTS)).save_pretrained(options.out)
         return
-    given = dict(setting.split("=", 1) for setting in options.set)
+    given = {name: value for name, _, value in (s.partition("=") for s in options.set)}
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for name in given:
+        if name not in known:
+            parser.error(f"--set FIELD=VALUE: no field {name!r}; known: {', '.join(known)}")
     settings = dataclasses.replace(
         Settings(), **{name: yaml.safe_load(value) for name, value in given.items()}
     )
