@@ -47,7 +47,7 @@ def main() -> None:
         for name, log in logs.items():
             if not log.is_file():
                 parser.error(
-                    f"a log is written NAME=FILE, and there is no file {str(log)!r} of {name}"
+                    f"expected NAME=FILE, got {name!r}, whose file {str(log)!r} is not there"
                 )
         curves.plot(logs, options.out)
         return
