@@ -11,7 +11,8 @@ module that is needed.
 - ``logprobs``: token log-probabilities, entropy and the policy loss, the gradient taken in the
   forward, so that logits are never kept.
 - ``tree_attention``: attention over a tree of token runs, as few rectangles as possible.
-- ``norm``: RMSNorm in one pass each way.
+- ``fp8``: operands of the experts' forward in 8 bits.
+- ``norm``, ``rotary``: RMSNorm in one pass each way; with partial rotary embedding.
 - ``register``: the same under transformers' registries.
 - ``bench``: checks against float64 and times everything beside its peers.
 

@@ -5,6 +5,9 @@ verl swallows a plugin that raises, so whoever starts asserts `check_registered`
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+
 from m2gym.backends.verl.api import (
     _ROLLOUT_REGISTRY,
     ADV_ESTIMATOR_REGISTRY,
@@ -24,7 +27,8 @@ from m2gym.core.errors import InfraError
 
 def register_all() -> None:
     """Engine, rollout, agent loop, trainer, objective and advantages, in this process; the platform
-    is registered where verl is first imported, in `m2gym.backends.verl.api`."""
+    is registered where verl is first imported, in `m2gym.backends.verl.api`. Where triton is, also
+    our kernels, which ``override_config._experts_implementation: m2_triton`` names."""
     gloo_once()
     # These register themselves as they are imported.
     import m2gym.backends.verl.agent_loop
@@ -34,6 +38,8 @@ def register_all() -> None:
 
     RolloutReplicaRegistry.register(NAME, _replica)
     _ROLLOUT_REGISTRY[(NAME, "async")] = "m2gym.backends.verl.rollout.ServerAdapter"
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("m2gym.kernels.register").register()
 
 
 def check_registered() -> None:
