@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,9 @@ from m2gym.models.formats import FORMATS, guess_format, load_format
 from m2gym.models.token_model import TokenModel
 from m2gym.models.tokenizer import HfTokenizer
 from m2gym.rollout.driver import Attempt
+from m2gym.rollout.evaluation import next_folder
 from m2gym.rollout.limits import EpisodeLimits
 from m2gym.scaffolds.agents import make_scaffold
-
-RUNS = Path("runs")
 
 
 class LocalBackend:
@@ -77,8 +75,7 @@ class LocalBackend:
         """
         local = local_config(config.backend)
         if config.out is None:
-            name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
-            config = config.replace(out=RUNS / name)
+            config = config.replace(out=next_folder(config.env.id, "train"))
         source = model_folder(config.model)
         hooked = prepared(load_causal(source, dtype=_dtype(local)), config)
         hooked.check()

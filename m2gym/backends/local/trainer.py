@@ -344,7 +344,7 @@ class LocalTrainer:
 
 
 def changes(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Fields that differ and may not."""
+    """Fields that differ and may not, with what they were and are."""
     a, b = old.model_dump(mode="json"), new.model_dump(mode="json")
     found = []
     for part in a:
@@ -352,10 +352,15 @@ def changes(old: TrainConfig, new: TrainConfig) -> list[str]:
         if free is None or a[part] == b[part]:
             continue
         if not isinstance(a[part], dict) or not isinstance(b[part], dict):
-            found.append(part)
+            found.append(f"{part} (was {a[part]!r}, now {b[part]!r})")
             continue
         names = sorted({*a[part], *b[part]} - free)
-        found += [f"{part}.{n}" for n in names if a[part].get(n) != b[part].get(n)]
+        was, now = a[part], b[part]
+        found += [
+            f"{part}.{n} (was {was.get(n)!r}, now {now.get(n)!r})"
+            for n in names
+            if was.get(n) != now.get(n)
+        ]
     return found
 
 

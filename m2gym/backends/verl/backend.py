@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from m2gym.backends.local.backend import RUNS, chosen
+from m2gym.backends.local.backend import chosen
 from m2gym.backends.local.gguf import model_folder
 from m2gym.backends.local.metrics import MetricsFile, Row
 from m2gym.backends.local.trainer import TrainResult, changes
@@ -22,6 +21,7 @@ from m2gym.backends.verl.versions import require_verl
 from m2gym.backends.verl.watch import Watch, named
 from m2gym.core.errors import InfraError, InputError
 from m2gym.envs.catalog import env_entry, taskset_of
+from m2gym.rollout.evaluation import next_folder
 
 LOOK = 0.5
 """Seconds between two looks for new rows; the project's choice."""
@@ -48,8 +48,7 @@ class VerlBackend:
             InfraError: what failed in verl's processes, or which of them died.
         """
         require_verl()
-        name = f"{datetime.now():%Y%m%d-%H%M%S}-train-{config.env.id}"
-        out = (config.out or RUNS / name).resolve()
+        out = (config.out or next_folder(config.env.id, "train")).resolve()
         config = config.replace(out=out)
         tree = self.dry_run(config)
         check_found(config.env.id, config.agent.id)

@@ -271,7 +271,7 @@ async def test_bad_folders_and_changed_configurations(tmp_path):
         await train(cfg)
     with pytest.raises(InputError, match="no run to resume"):
         await train(config(tmp_path / "other"), resume=True)
-    with pytest.raises(InputError, match=r"other values of train\.lr"):
+    with pytest.raises(InputError, match=r"other values of train\.lr \(was .+, now 1\.0\)"):
         await train(cfg.replace(train={"lr": 1.0}), resume=True)
     more = await train(cfg.replace(train={"steps": 5}), resume=True)
     assert [row["step"] for row in more.rows] == [1, 2, 3, 4, 5]
