@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -154,8 +153,8 @@ def by_verl(cfg: Any, groups: list[list[Any]]) -> tuple[float, dict[str, Any]]:
     )
     started = not torch.distributed.is_initialized()
     if started:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29577")
-        torch.distributed.init_process_group("cpu:gloo,cpu:gloo", rank=0, world_size=1)
+        alone = torch.distributed.HashStore()  # no port that another process may hold
+        torch.distributed.init_process_group("cpu:gloo,cpu:gloo", store=alone, rank=0, world_size=1)
     model_config = omega_conf_to_dataclass(tree.actor_rollout_ref.model)
     model_config.model_type = "language_model"
     actor = omega_conf_to_dataclass(tree.actor_rollout_ref.actor)
